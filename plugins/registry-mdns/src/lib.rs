@@ -1,0 +1,1 @@
+//! Service registry on multicast DNS and DNS-SD.

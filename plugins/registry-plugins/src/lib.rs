@@ -1,0 +1,1 @@
+//! One registry API, the backend chosen by URL.

@@ -1,0 +1,31 @@
+//! The contract of a pluggable service registry, and the machinery that every backend shares.
+//!
+//! A *service* has a name; an *instance* is one running copy of it; a *registry* stores instances. A backend
+//! implements [`Registry`] and [`Watcher`] and knows one dialect. Everything else is here, once.
+
+mod capability;
+mod driver;
+mod error;
+mod fanout;
+mod instance;
+mod memory;
+mod registration;
+mod registry;
+mod target;
+mod watcher;
+
+pub use async_trait::async_trait;
+pub use capability::{Capability, Check, Limits, TtlScope, Window, Windows};
+pub use driver::{Connecting, Driver, Drivers};
+pub use error::{Error, ErrorKind, Result};
+pub use fanout::{Fanout, FanoutWatcher};
+pub use instance::{
+    Address, Endpoint, Host, Instance, InstanceBuilder, InstanceId, InstanceKey, Label, Metadata,
+    ServiceName, Status,
+};
+pub use inventory;
+pub use memory::Memory;
+pub use registration::{CheckKind, HealthCheck, Held, Registered, Registration, Renewal};
+pub use registry::{ReadOptions, Registry};
+pub use target::{Options, RegistryUrl};
+pub use watcher::{Change, Scope, Watcher};

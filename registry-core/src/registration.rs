@@ -1,0 +1,169 @@
+//! What a process wants kept in a registry, and what the registry made of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::instance::{Address, Instance, InstanceBuilder, InstanceKey};
+
+/// An instance that this process wants kept in the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Registration {
+    /// What to publish.
+    pub instance: Arc<Instance>,
+    /// How long the registry should keep the instance after this process fell silent. A wish that means "at
+    /// least": [`Registered::ttl`] says what was granted. `None` takes the backend's default.
+    pub ttl: Option<Duration>,
+    /// Checks that the registry should run; see [`Capability::checks`](crate::Capability::checks).
+    pub checks: Vec<HealthCheck>,
+}
+
+impl Registration {
+    /// A registration with the backend's default TTL and no checks.
+    ///
+    /// # Errors
+    /// What the [`InstanceBuilder`] found, if `instance` is one.
+    pub fn new<T>(instance: T) -> Result<Self>
+    where
+        T: TryInto<Instance>,
+        Error: From<T::Error>,
+    {
+        Ok(Self {
+            instance: Arc::new(instance.try_into()?),
+            ttl: None,
+            checks: Vec::new(),
+        })
+    }
+
+    /// Wishes for a TTL.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Adds a check for the registry to run.
+    pub fn check(mut self, check: HealthCheck) -> Self {
+        self.checks.push(check);
+        self
+    }
+
+    /// Who is registered.
+    pub fn key(&self) -> InstanceKey {
+        self.instance.key()
+    }
+}
+
+impl TryFrom<InstanceBuilder> for Registration {
+    type Error = Error;
+    fn try_from(builder: InstanceBuilder) -> Result<Self> {
+        Self::new(builder)
+    }
+}
+
+impl From<Instance> for Registration {
+    fn from(instance: Instance) -> Self {
+        Self {
+            instance: Arc::new(instance),
+            ttl: None,
+            checks: Vec::new(),
+        }
+    }
+}
+
+/// A check that a registry runs against an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HealthCheck {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// Time between two checks. Default 10 s.
+    pub interval: Duration,
+    /// How long an answer may take. Default 5 s.
+    pub timeout: Duration,
+}
+
+impl HealthCheck {
+    /// A check every 10 s with 5 s for the answer.
+    pub const fn new(kind: CheckKind) -> Self {
+        Self {
+            kind,
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// Sets the time between two checks.
+    pub const fn interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// Sets how long an answer may take.
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+/// What a [`HealthCheck`] asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CheckKind {
+    /// `GET` of this URL answers 2xx.
+    Http(String),
+    /// This address accepts a connection.
+    Tcp(Address),
+    /// The standard gRPC health service at this address says `SERVING` for this service name (empty: the server).
+    Grpc(Address, String),
+    /// This command, run without a shell, ends with code 0.
+    Command(Vec<String>),
+}
+
+/// What a registry made of a [`Registration`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Registered {
+    /// Who is registered.
+    pub key: InstanceKey,
+    /// The TTL that was granted; `None` when the registry keeps the instance without renewals.
+    pub ttl: Option<Duration>,
+    /// The plugin's own mark of this registration: a lease, a session, a timestamp. Only it reads the mark.
+    pub token: i64,
+}
+
+impl Registered {
+    /// What a plugin returns from [`register`](crate::Registry::register).
+    pub const fn new(key: InstanceKey, ttl: Option<Duration>, token: i64) -> Self {
+        Self { key, ttl, token }
+    }
+}
+
+/// A registration and what the registry last made of it: what is given to [`renew`](crate::Registry::renew).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Held {
+    /// What was last published.
+    pub registration: Arc<Registration>,
+    /// What the registry made of it.
+    pub registered: Registered,
+}
+
+impl Held {
+    /// Pairs the two.
+    pub const fn new(registration: Arc<Registration>, registered: Registered) -> Self {
+        Self {
+            registration,
+            registered,
+        }
+    }
+}
+
+/// What a registry says about a registration that was renewed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// It still has it, and it is ours.
+    Held(Registered),
+    /// It does not know it, or it is no longer ours: register again.
+    Unknown,
+}
