@@ -413,6 +413,7 @@ async fn no_time_is_too_long_or_too_short() {
         .unwrap();
     sleep(10 * SECOND).await;
     let calls = Scripted::count(&registry.renews) + Scripted::count(&registry.registers);
-    assert!(calls <= 10 * 40, "{calls} calls in 10 s");
+    // At most one renewal and one registration in 45 ms.
+    assert!(calls <= 450, "{calls} calls in 10 s");
     registrar.close(Duration::MAX).await.unwrap();
 }
