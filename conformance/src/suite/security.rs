@@ -1,0 +1,5 @@
+//! .
+
+use crate::case::Case;
+
+pub(super) const CASES: &[Case] = &[];
