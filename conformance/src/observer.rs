@@ -139,7 +139,7 @@ impl Shared {
 }
 
 impl Seen {
-    fn fold(&mut self, changes: Vec<Change>) {
+    pub(crate) fn fold(&mut self, changes: Vec<Change>) {
         self.ended = None;
         self.batches += 1;
         for change in changes {

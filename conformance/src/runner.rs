@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::timeout;
 
 use crate::case::{Case, Failure, Outcome};
-use crate::fixture::{Backend, Existing};
+use crate::fixture::{self, Backend, Existing};
 use crate::suite::cases;
 use crate::wait::eventually;
 use crate::world::World;
@@ -32,6 +32,9 @@ const ALONE: &str = "scale";
 /// Environment: `REGISTRY_TEST_REQUIRE` lists backends, separated by commas, that fail where they would be ignored.
 /// `REGISTRY_TEST_<NAME>_URL` names a server to use in place of the fixture's own.
 pub fn run(backends: impl IntoIterator<Item = Arc<dyn Backend>>) -> ExitCode {
+    if let Some(order) = fixture::order() {
+        return fixture::obey(&order, backends.into_iter().collect());
+    }
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let required = std::env::var("REGISTRY_TEST_REQUIRE").unwrap_or_default();

@@ -10,6 +10,9 @@ use crate::case::{Failure, Outcome};
 /// What a busy machine adds to every window.
 pub(crate) const SLACK: Duration = Duration::from_secs(2);
 
+/// Within this the registrar and the discovery have noticed that a registry is back: they try at least every 5 s.
+pub(crate) const RECOVERY: Duration = Duration::from_secs(10);
+
 const POLL: Duration = Duration::from_millis(10);
 const SLOWEST_POLL: Duration = Duration::from_millis(100);
 

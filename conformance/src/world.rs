@@ -1,5 +1,6 @@
 //! What a case works with: one registry of its own, clients of it, and the history of what happens.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,8 +13,8 @@ use registry_core::{
 use tokio::task::JoinSet;
 
 use crate::case::{Failure, Outcome};
-use crate::fixture::{Backend, Fault, Proxy, Site};
-use crate::history::{Brief, History};
+use crate::fixture::{Backend, Fault, Proxy, Registrant, Site};
+use crate::history::{Brief, History, What};
 use crate::laws;
 use crate::observer::Observer;
 use crate::recorded::Recorded;
@@ -81,6 +82,17 @@ impl World {
         let inner = self.backend().connect(url).await?;
         let who = format!("client-{number}");
         Ok(Arc::new(Recorded::new(inner, self.history().clone(), &who)))
+    }
+
+    /// Another process that registers this instance with this TTL and keeps it registered.
+    pub(crate) async fn registrant(
+        &self,
+        instance: &Arc<Instance>,
+        ttl: Duration,
+    ) -> Outcome<Registrant> {
+        self.history()
+            .note(&"process".into(), What::Writes(instance.clone()));
+        Registrant::spawn(self.backend(), &self.site().url(None), instance, ttl).await
     }
 
     /// Makes a fault, and notes it.
@@ -286,23 +298,23 @@ where
 pub(crate) fn same(found: &[Arc<Instance>], expected: &[Arc<Instance>]) -> Outcome {
     const SHOWN: usize = 3;
     let mut differences: Vec<String> = Vec::new();
+    let mut left: HashMap<InstanceKey, &Arc<Instance>> = HashMap::new();
+    for instance in found {
+        if left.insert(instance.key(), instance).is_some() {
+            differences.push(format!("{} is there twice", instance.key()));
+        }
+    }
     for instance in expected {
-        match found.iter().find(|other| other.is(&instance.key())) {
+        match left.remove(&instance.key()) {
             None => differences.push(format!("{} is missing", instance.key())),
             Some(other) if other != instance => differences.push(differs(other, instance)),
             Some(_) => {}
         }
     }
-    for instance in found {
-        let is = |other: &&Arc<Instance>| other.is(&instance.key());
-        match expected.iter().find(is) {
-            None => differences.push(format!("unexpected: {}", Brief(instance))),
-            Some(_) if found.iter().filter(is).count() > 1 => {
-                differences.push(format!("{} is there twice", instance.key()));
-            }
-            Some(_) => {}
-        }
-    }
+    let unexpected = left
+        .values()
+        .map(|instance| format!("unexpected: {}", Brief(instance)));
+    differences.extend(unexpected);
     let more = differences.len().saturating_sub(SHOWN);
     differences.truncate(SHOWN);
     ensure!(
