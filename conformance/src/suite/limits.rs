@@ -77,14 +77,14 @@ async fn boundary(
     world: &World,
     inside: Option<usize>,
     limit: usize,
-    metadata: impl Fn(usize) -> Result<Metadata>,
+    metadata: impl Fn(usize) -> Result<Metadata> + Send + Sync,
 ) -> Outcome {
     let (writer, reader) = (world.client().await?, world.client().await?);
-    let full = built(
-        world
-            .build("web", "full")
-            .metadata(metadata(inside.unwrap_or(1).max(1)).or_else(|_| metadata(limit))?),
-    );
+    let full = world.build("web", "full");
+    let full = built(match inside {
+        Some(inside) => full.metadata(metadata(inside)?),
+        None => full,
+    });
     world.register(&writer, &full).await?;
     world
         .finds(&reader, "web", std::slice::from_ref(&full))

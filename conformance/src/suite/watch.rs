@@ -481,7 +481,7 @@ async fn every_service_can_be_watched(world: World) -> Outcome {
     shows(vec![early.clone()]).await?;
     let late = [world.instance("late", "a"), world.instance("late", "b")];
     world.register_all(&writer, &late).await?;
-    shows([&[early.clone()], &late[..]].concat()).await?;
+    shows([std::slice::from_ref(&early), &late].concat()).await?;
     writer.deregister(&early.key()).await?;
     world.deregister_all(&writer, &late[..1]).await?;
     shows(late[1..].to_vec()).await?;
