@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use registry_core::{
     Capability, Change, Check, CheckKind, Endpoint, ErrorKind, HealthCheck, Instance, Metadata,
-    ReadOptions, Registration, Status, TtlScope,
+    ReadOptions, Registration, Registry, Status, TtlScope,
 };
 use tokio::time::timeout;
 
-use crate::case::{Case, Outcome};
+use crate::case::{Case, Failure, Outcome};
 use crate::fixture::Faults;
-use crate::wait::within;
-use crate::world::{World, built};
+use crate::wait::{throughout, within};
+use crate::world::{World, built, same};
 
 pub(super) const CASES: &[Case] = &[
     case!(a_record_reads_back_field_by_field),
@@ -342,7 +342,7 @@ async fn a_dropped_register_can_be_repeated(world: World) -> Outcome {
             drop(dropped);
             let again = built(instance.edit().meta("again", "yes"));
             world.register(&writer, &again).await?;
-            Ok::<_, crate::case::Failure>(again)
+            Ok::<_, Failure>(again)
         });
     }
     let mut instances = Vec::new();
@@ -351,40 +351,45 @@ async fn a_dropped_register_can_be_repeated(world: World) -> Outcome {
     }
     world.finds(&reader, "web", &instances).await?;
     world.deregister_all(&writer, &instances).await?;
-    world.finds(&reader, "web", &[]).await?;
-    let service = world.service("web");
-    crate::wait::throughout(
-        world.capability().windows.visible,
-        "nothing returns",
-        || async {
-            let found = reader.lookup(&service, &ReadOptions::default()).await?;
-            ensure!(found.is_empty(), "{} instances came back", found.len());
-            Ok(())
-        },
-    )
-    .await
+    stays(&world, &reader, &[]).await
 }
 
 /// Of two writes of one instance the later call wins, also when the earlier one was given up.
 async fn writes_of_one_instance_take_effect_in_order(world: World) -> Outcome {
     let (writer, reader) = (world.client().await?, world.client().await?);
     let first = world.instance("web", "a");
+    let given_up = |instance: Arc<Instance>| {
+        let (registration, writer) = (world.registration(&instance), writer.clone());
+        // Dropped after it was polled: the request may be on its way.
+        async move { drop(timeout(Duration::from_millis(2), writer.register(&registration)).await) }
+    };
     let mut last = first.clone();
     for number in 1..=10 {
-        let given_up = built(first.edit().weight(1000 + number));
-        let registration = world.registration(&given_up);
-        // Dropped after it was polled: the request may be on its way.
-        drop(timeout(Duration::from_millis(2), writer.register(&registration)).await);
+        given_up(built(first.edit().weight(1000 + number))).await;
         last = built(first.edit().weight(number));
         world.register(&writer, &last).await?;
     }
-    world
-        .finds(&reader, "web", std::slice::from_ref(&last))
-        .await?;
-    let registration = world.registration(&first);
-    drop(timeout(Duration::from_millis(2), writer.register(&registration)).await);
+    stays(&world, &reader, &[last]).await?;
+    given_up(first.clone()).await;
     writer.deregister(&first.key()).await?;
-    world.finds(&reader, "web", &[]).await
+    stays(&world, &reader, &[]).await
+}
+
+/// A lookup comes to find exactly these, and goes on finding them.
+async fn stays(world: &World, reader: &Arc<dyn Registry>, expected: &[Arc<Instance>]) -> Outcome {
+    world.finds(reader, "web", expected).await?;
+    let service = world.service("web");
+    throughout(
+        world.capability().windows.visible,
+        "nothing changes any more",
+        || async {
+            same(
+                &reader.lookup(&service, &ReadOptions::default()).await?,
+                expected,
+            )
+        },
+    )
+    .await
 }
 
 /// `Registered` says what was granted: at least the wish where each registration has its own TTL, the same for every
@@ -400,6 +405,15 @@ async fn a_ttl_is_a_wish_and_the_grant_is_told(world: World) -> Outcome {
         ensure_eq!(registered.key, instance.key(), "who was registered");
         grants.push(registered.ttl);
     }
+    let plain = world.instance("web", "plain");
+    let plain = client
+        .register(&Registration::from(Instance::clone(&plain)))
+        .await?;
+    ensure_eq!(
+        plain.ttl,
+        world.capability().default_ttl,
+        "what is granted without a wish"
+    );
     match world.capability().ttl {
         TtlScope::Registration => {
             for (wish, grant) in wishes.into_iter().zip(grants) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use registry_core::{Discovery, Instance, ReadOptions, Registrar, Registry};
 use tokio::time::{Instant, sleep};
 
-use crate::case::{Case, Outcome};
+use crate::case::{Case, Failure, Outcome};
 use crate::wait::{SLACK, eventually, within};
 use crate::world::{World, built, same, side_by_side};
 
@@ -76,7 +76,7 @@ async fn many_watches_and_registrations_live_in_one_process(world: World) -> Out
         while let Some(view) = opens.join_next().await {
             views.push(view??);
         }
-        Ok::<_, crate::case::Failure>(())
+        Ok::<_, Failure>(())
     });
     opening.await??;
     let end = Instant::now() + FILLING;
@@ -99,7 +99,7 @@ async fn many_watches_and_registrations_live_in_one_process(world: World) -> Out
                 let registration = world.registration(&instance);
                 handles.push(registrar.register_within(registration, FILLING).await?);
             }
-            Ok::<_, crate::case::Failure>(handles)
+            Ok::<_, Failure>(handles)
         });
     }
     let mut handles = Vec::new();
@@ -145,7 +145,7 @@ async fn a_churn_is_followed_to_its_end(world: World) -> Outcome {
                 changes.fetch_add(1, Ordering::Relaxed);
                 sleep(turn.saturating_duration_since(Instant::now())).await;
             }
-            Ok::<_, crate::case::Failure>((client, last))
+            Ok::<_, Failure>((client, last))
         });
     }
     let (mut clients, mut last) = (Vec::new(), Vec::new());

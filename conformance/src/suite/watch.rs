@@ -1,6 +1,7 @@
 //! What a watch tells.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use registry_core::{
@@ -8,9 +9,9 @@ use registry_core::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::case::{Case, Outcome};
+use crate::case::{Case, Failure, Outcome};
 use crate::fixture::{Fault, Faults};
-use crate::observer::Observer;
+use crate::observer::{Observer, Seen};
 use crate::wait::{RECOVERY, SLACK, eventually, within};
 use crate::world::{World, built, side_by_side};
 
@@ -69,31 +70,38 @@ async fn first_event_is_a_snapshot(world: World) -> Outcome {
 
 /// A change that happens while a watch is opened is in its snapshot or comes after it.
 async fn nothing_is_missed_while_a_watch_starts(world: World) -> Outcome {
-    const ROUNDS: u16 = 150;
+    const ROUNDS: usize = 100;
+    const WRITES: usize = 20;
     let (writer, reader) = (world.client().await?, world.client().await?);
-    let steady = world.instance("web", "steady");
-    world.register(&writer, &steady).await?;
     let end = Instant::now() + BUSY;
-    let mut round = 0;
-    while round < ROUNDS && (round < 3 || Instant::now() < end) {
-        round += 1;
-        let now = [
-            built(steady.edit().weight(round)),
-            world.instance("web", &format!("new-{}", round % 2)),
-        ];
-        let gone = world.instance("web", &format!("new-{}", (round + 1) % 2));
+    let mut before: Vec<Arc<Instance>> = Vec::new();
+    for round in 0..ROUNDS {
+        let opened = AtomicBool::new(false);
         let write = async {
-            world.register_all(&writer, &now).await?;
-            Ok::<_, crate::case::Failure>(writer.deregister(&gone.key()).await?)
+            let mut now = Vec::new();
+            // New ones come and old ones go for as long as the watch is being opened.
+            while now.len() < WRITES && !(opened.load(Ordering::Relaxed) && before.is_empty()) {
+                let instance = world.instance("web", &format!("{round}-{}", now.len()));
+                world.register(&writer, &instance).await?;
+                now.push(instance);
+                if let Some(old) = before.pop() {
+                    writer.deregister(&old.key()).await?;
+                }
+                sleep(Duration::from_micros(100)).await;
+            }
+            Ok::<_, Failure>(now)
         };
         let watch = async {
-            // Before, during and after the write.
-            sleep(Duration::from_micros(u64::from(round % 10) * 100)).await;
-            world.observe(&reader, "web").await
+            let observer = world.observe(&reader, "web").await;
+            opened.store(true, Ordering::Relaxed);
+            observer
         };
-        let (written, observer) = tokio::join!(write, watch);
-        written?;
-        world.shows(&observer?, &now).await?;
+        let (now, observer) = tokio::join!(write, watch);
+        before = now?;
+        world.shows(&observer?, &before).await?;
+        if round >= 2 && Instant::now() > end {
+            break;
+        }
     }
     Ok(())
 }
@@ -127,7 +135,7 @@ async fn the_fold_equals_a_fresh_lookup(world: World) -> Outcome {
                 }
             }
             // The client is given back, for its registrations may live as long as it does.
-            Ok::<_, crate::case::Failure>((client, mine))
+            Ok::<_, Failure>((client, mine))
         });
     }
     let late = world.observe(&reader, "web").await?;
@@ -288,11 +296,11 @@ async fn a_dropped_next_loses_nothing(world: World) -> Outcome {
                 }
                 sleep(Duration::from_millis(5)).await;
             }
-            Ok::<_, crate::case::Failure>((writer, last))
+            Ok::<_, Failure>((writer, last))
         })
     };
-    let mut view = crate::observer::Seen::default();
-    let mut drain = async |view: &mut crate::observer::Seen| {
+    let mut view = Seen::default();
+    let mut drain = async |view: &mut Seen| {
         // The shortest waits drop the future after one poll.
         for micros in [0, 50, 200, 1000, 20_000] {
             match timeout(Duration::from_micros(micros), watch.next()).await {
@@ -300,7 +308,7 @@ async fn a_dropped_next_loses_nothing(world: World) -> Outcome {
                 Err(_) => continue,
             }
         }
-        Ok::<_, crate::case::Failure>(())
+        Ok::<_, Failure>(())
     };
     while !writing.is_finished() {
         drain(&mut view).await?;
@@ -339,6 +347,8 @@ async fn a_slow_consumer_is_coalesced_and_hurts_nobody(world: World) -> Outcome 
         let slot = changes as usize % IDS;
         last[slot] = built(last[slot].edit().meta("n", changes.to_string()));
         world.register(&writer, &last[slot]).await?;
+        // Whoever would keep each change gets the chance to.
+        tokio::task::yield_now().await;
     }
     world.shows(&quick, &last).await?;
     world.finds(&reader, "web", &last).await?;
@@ -465,7 +475,7 @@ async fn every_service_can_be_watched(world: World) -> Outcome {
     let shows = |expected: Vec<Arc<Instance>>| {
         let (observer, world) = (&observer, &world);
         let window = world.visible().max(world.gone());
-        let exactly = move |seen: &crate::observer::Seen| {
+        let exactly = move |seen: &Seen| {
             let ours = seen
                 .view
                 .values()
