@@ -113,9 +113,9 @@ impl World {
         service.as_str().starts_with(&self.0.tag)
     }
 
-    /// An instance to describe further.
+    /// An instance to describe further. Its address is one of the loopback, which every backend takes.
     pub(crate) fn build(&self, service: &str, id: &str) -> InstanceBuilder {
-        Instance::new(self.service(service), "10.0.0.7:8080").id(id)
+        Instance::new(self.service(service), "127.0.0.7:8080").id(id)
     }
 
     /// A plain instance.

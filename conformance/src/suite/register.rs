@@ -12,11 +12,11 @@ use tokio::time::timeout;
 use crate::case::{Case, Failure, Outcome};
 use crate::fixture::Faults;
 use crate::wait::{throughout, within};
-use crate::world::{World, built, same};
+use crate::world::{World, built, same, side_by_side};
 
 pub(super) const CASES: &[Case] = &[
     case!(a_record_reads_back_field_by_field),
-    case!(addresses_of_every_kind_read_back),
+    case!(addresses_read_back_or_are_refused),
     case!(every_status_reads_back),
     case!(text_reads_back_or_is_refused),
     case!(the_same_record_again_is_no_change),
@@ -73,35 +73,72 @@ fn generated(world: &World, random: &mut fastrand::Rng, id: &str) -> Arc<Instanc
         .endpoint(endpoint("Greeter.Hello").with_metadata(methods))
         .endpoint(endpoint("Greeter.Bye"));
     let port = random.u16(1..);
-    let address = format!("10.{}.{}.1:{port}", random.u8(..), random.u8(..));
+    let address = format!("127.{}.{}.1:{port}", random.u8(..), random.u8(..));
     built(builder.address(address).weight(random.u16(..)))
 }
 
-/// IPv4, IPv6, link-local with its interface, host names; several at once, in their order.
-async fn addresses_of_every_kind_read_back(world: World) -> Outcome {
-    const ADDRESSES: [&str; 6] = [
-        "10.0.0.7:1",
-        "127.0.0.1:65535",
+/// IPv4, IPv6, link-local with its interface, host names, several at once in their order: what a backend cannot carry
+/// is refused as invalid, the rest reads back. Loopback addresses are always taken.
+async fn addresses_read_back_or_are_refused(world: World) -> Outcome {
+    const ADDRESSES: [&str; 7] = [
+        "127.0.0.1:1",
+        "127.255.0.1:65535",
+        "10.0.0.7:8080",
         "[2001:db8::7]:8080",
         "[fe80::1%1]:8080",
         "greeter.internal:8080",
         "A_b-c.example:443",
     ];
+    const ALTERNATES: [&[&str]; 3] = [
+        &["127.0.0.1:8080", "127.0.0.5:8080"],
+        &["127.0.0.5:8080", "127.0.0.1:8080"],
+        &["127.0.0.1:81", "[2001:db8::8]:82", "10.1.0.2:81"],
+    ];
     let (writer, reader) = (world.client().await?, world.client().await?);
-    let mut instances: Vec<_> = ADDRESSES
-        .iter()
-        .enumerate()
-        .map(|(number, address)| built(world.build("web", &format!("a{number}")).address(*address)))
-        .collect();
-    let many = ["10.1.0.1:81", "[2001:db8::8]:82", "10.1.0.2:81"];
-    let many = many
-        .iter()
-        .fold(world.build("web", "many"), |builder, address| {
-            builder.alternate(*address)
-        });
-    instances.push(built(many));
-    world.register_all(&writer, &instances).await?;
-    world.finds(&reader, "web", &instances).await
+    let single = ADDRESSES.map(|address| world.build("web", address).address(address));
+    let several = ALTERNATES.iter().enumerate().map(|(number, alternates)| {
+        let start = world.build("web", &format!("several-{number}"));
+        alternates
+            .iter()
+            .fold(start, |builder, address| builder.alternate(*address))
+    });
+    let instances: Vec<_> = single.into_iter().chain(several).map(built).collect();
+    let accepted = accepted(&world, &writer, instances).await?;
+    let local = |instance: &&Arc<Instance>| instance.address.as_str().starts_with("127.");
+    let local = accepted.iter().filter(local).count();
+    ensure!(
+        local >= 4,
+        "only {local} instances at addresses of the loopback were taken"
+    );
+    world.finds(&reader, "web", &accepted).await
+}
+
+/// Registers these side by side and gives those that were taken. The others must be refused as invalid.
+async fn accepted(
+    world: &World,
+    writer: &Arc<dyn Registry>,
+    instances: Vec<Arc<Instance>>,
+) -> Outcome<Vec<Arc<Instance>>> {
+    let mut attempts = tokio::task::JoinSet::new();
+    for instance in instances {
+        let (registration, writer) = (world.registration(&instance), writer.clone());
+        attempts.spawn(async move { (writer.register(&registration).await, instance) });
+    }
+    let mut accepted = Vec::new();
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt? {
+            (Ok(_), instance) => accepted.push(instance),
+            (Err(error), instance) => {
+                let key = instance.key();
+                ensure_eq!(
+                    error.kind(),
+                    ErrorKind::Invalid,
+                    "how {key} is refused: {error}"
+                );
+            }
+        }
+    }
+    Ok(accepted)
 }
 
 /// An instance is returned whatever its status is; who may be called is decided elsewhere.
@@ -126,9 +163,8 @@ async fn text_reads_back_or_is_refused(world: World) -> Outcome {
     ];
     let (writer, reader) = (world.client().await?, world.client().await?);
     let long = "x".repeat(128);
-    let mut accepted = Vec::new();
-    let mut attempts = tokio::task::JoinSet::new();
-    for (number, text) in TEXTS.into_iter().chain([long.as_str()]).enumerate() {
+    let texts = TEXTS.into_iter().chain([long.as_str()]);
+    let instances = texts.enumerate().flat_map(|(number, text)| {
         let as_id = world
             .build("web", text)
             .meta("text", text)
@@ -139,39 +175,34 @@ async fn text_reads_back_or_is_refused(world: World) -> Outcome {
             |c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c),
             "x",
         );
-        let as_name = world.build(&format!("{number}{name:.60}z"), "a");
-        for instance in [built(as_id), built(as_name)] {
-            let (world, writer) = (world.clone(), writer.clone());
-            attempts.spawn(async move {
-                (
-                    writer.register(&world.registration(&instance)).await,
-                    instance,
-                )
-            });
-        }
-    }
-    while let Some(attempt) = attempts.join_next().await {
-        match attempt? {
-            (Ok(_), instance) => accepted.push(instance),
-            (Err(error), instance) => {
-                let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-                let refused = error.kind() == ErrorKind::Invalid
-                    && !instance.id.as_str().chars().take(100).all(plain);
-                ensure!(refused, "{} was not registered: {error}", instance.key());
-            }
-        }
+        [
+            built(as_id),
+            built(world.build(&format!("{number}{name:.60}z"), "a")),
+        ]
+    });
+    let instances: Vec<_> = instances.collect();
+    let accepted = accepted(&world, &writer, instances.clone()).await?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    for instance in &instances {
+        let id = instance.id.as_str();
+        let taken = accepted.contains(instance) || id.len() > 64 || !id.chars().all(plain);
+        ensure!(taken, "{} was refused", instance.key());
     }
     let (web, others): (Vec<_>, Vec<_>) = accepted
         .into_iter()
         .partition(|instance| instance.service == world.service("web"));
     world.finds(&reader, "web", &web).await?;
-    for instance in others {
-        let name = &instance.service.as_str()[world.service("x").as_str().len() - 1..];
-        world
-            .finds(&reader, name, std::slice::from_ref(&instance))
-            .await?;
-    }
-    Ok(())
+    side_by_side(others, |instance| {
+        let (world, reader) = (world.clone(), reader.clone());
+        async move {
+            let prefix = world.service("x").as_str().len() - 1;
+            let name = &instance.service.as_str()[prefix..];
+            world
+                .finds(&reader, name, std::slice::from_ref(&instance))
+                .await
+        }
+    })
+    .await
 }
 
 /// Registering the same again leaves one instance, and no watch hears of it.
@@ -222,7 +253,7 @@ async fn a_changed_record_is_one_upsert(world: World) -> Outcome {
     let observer = world.observe(&reader, "web").await?;
     world.shows(&observer, std::slice::from_ref(&first)).await?;
     let edits = [
-        first.edit().address("10.0.0.8:8081"),
+        first.edit().address("127.0.0.8:8081"),
         first.edit().meta("k", "w"),
         first.edit().metadata(Metadata::new()),
         first.edit().weight(7),
@@ -292,7 +323,7 @@ async fn two_live_owners_of_an_id_conflict(world: World) -> Outcome {
     world
         .finds(&second, "web", std::slice::from_ref(&instance))
         .await?;
-    let other = built(instance.edit().address("10.0.0.8:8080"));
+    let other = built(instance.edit().address("127.0.0.8:8080"));
     let refused = second.register(&world.registration(&other)).await;
     let kind = refused.err().map(|error| error.kind());
     ensure_eq!(
@@ -319,7 +350,7 @@ async fn the_last_writer_has_the_id(world: World) -> Outcome {
     let (first, second) = (world.client().await?, world.client().await?);
     let instance = world.instance("web", "a");
     world.register(&first, &instance).await?;
-    let other = built(instance.edit().address("10.0.0.8:8080"));
+    let other = built(instance.edit().address("127.0.0.8:8080"));
     world.register(&second, &other).await?;
     world
         .finds(&first, "web", std::slice::from_ref(&other))
@@ -446,7 +477,7 @@ async fn a_check_that_the_registry_cannot_run_is_refused(world: World) -> Outcom
     let client = world.client().await?;
     let instance = world.instance("web", "a");
     let kinds = [
-        CheckKind::Http("http://10.0.0.7:8080/health".to_owned()),
+        CheckKind::Http("http://127.0.0.7:8080/health".to_owned()),
         CheckKind::Tcp(instance.address.clone()),
         CheckKind::Grpc(instance.address.clone(), String::new()),
         CheckKind::Command(vec!["true".to_owned()]),
