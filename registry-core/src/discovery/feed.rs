@@ -358,6 +358,18 @@ impl Task {
     }
 }
 
+impl Drop for Task {
+    fn drop(&mut self) {
+        // What nobody follows any more must not look fresh.
+        if std::thread::panicking() {
+            self.fail(&Error::new(
+                ErrorKind::Protocol,
+                "the plugin panicked; report this",
+            ));
+        }
+    }
+}
+
 impl Published {
     fn stale_since(&self) -> Option<Instant> {
         match self.current.load().freshness {

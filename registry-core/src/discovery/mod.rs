@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 pub use guard::GuardPolicy;
 pub use view::{Changes, Freshness, Snapshot, View};
@@ -142,8 +142,7 @@ impl Discovery {
         Error: From<S::Error>,
     {
         let view = View::new(self.feed(&service.try_into()?));
-        let deadline = Instant::now() + self.shared.config.first_snapshot;
-        match timeout_at(deadline, view.ready()).await {
+        match timeout(self.shared.config.first_snapshot, view.ready()).await {
             Ok(result) => result.map(|()| view),
             Err(_) => Ok(view),
         }

@@ -18,13 +18,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{InstanceBuilder, InstanceKey};
 use crate::registration::{Held, Registered, Registration, Renewal};
 use crate::registry::Registry;
+use crate::time::{NEVER, after};
 
 /// Most registrations and deregistrations on their way at once.
 const CONCURRENT: usize = 128;
 /// Shortest time between two reports of loss by the plugin that are acted upon.
 const LOSS_PAUSE: Duration = Duration::from_secs(1);
-/// A wake-up that never comes: far enough, and within what the timer can hold.
-const NEVER: Duration = Duration::from_secs(86_400);
 
 pub(super) type Edit = Box<dyn FnOnce(InstanceBuilder) -> InstanceBuilder + Send>;
 
@@ -116,7 +115,7 @@ impl Task {
                     Some(command) => self.obey(command),
                     None => {
                         open = false;
-                        self.close(Instant::now() + self.config.drop_timeout, None);
+                        self.close(after(self.config.drop_timeout), None);
                     }
                 },
                 Some(done) = self.running.join_next_with_id() => self.note(done),
