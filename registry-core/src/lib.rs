@@ -3,12 +3,14 @@
 //! A *service* has a name; an *instance* is one running copy of it; a *registry* stores instances. A backend
 //! implements [`Registry`] and [`Watcher`] and knows one dialect. Everything else is here, once.
 
+mod backoff;
 mod capability;
 mod driver;
 mod error;
 mod fanout;
 mod instance;
 mod memory;
+mod registrar;
 mod registration;
 mod registry;
 mod target;
@@ -25,6 +27,7 @@ pub use instance::{
 };
 pub use inventory;
 pub use memory::Memory;
+pub use registrar::{Registrar, RegistrarConfig, RegistrationHandle, RegistrationState};
 pub use registration::{CheckKind, HealthCheck, Held, Registered, Registration, Renewal};
 pub use registry::{ReadOptions, Registry};
 pub use target::{Options, RegistryUrl};

@@ -1,0 +1,216 @@
+//! How long to wait before the next try.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// First wait after a failure that may pass by itself.
+const FIRST: Duration = Duration::from_millis(200);
+/// Longest wait after such failures: a registry that is back is noticed within this.
+const LAST: Duration = Duration::from_secs(5);
+/// First and longest wait after a failure that somebody has to mend.
+const SLOW: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// Exponential waits with equal jitter: a random time between half of the step and the step.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// The wait after one more failure in a row.
+    pub(crate) fn after(&mut self, error: &Error) -> Duration {
+        let (first, last) = if error.is_temporary() {
+            (FIRST, LAST)
+        } else {
+            SLOW
+        };
+        let step = first.saturating_mul(1 << self.failures.min(16)).min(last);
+        self.failures = self.failures.saturating_add(1);
+        let wait = step.mul_f64(0.5 + fastrand::f64() / 2.0);
+        error
+            .retry_after()
+            .map_or(wait, |asked| wait.max(asked.min(SLOW.1)))
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// One backoff for all that goes to one registry: while the registry is away, one caller at a time tries it
+/// and the others wait for the outcome.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    state: Mutex<State>,
+    moved: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    backoff: Backoff,
+    closed_until: Option<Instant>,
+    probing: bool,
+}
+
+/// What the gate says to somebody who wants to call the registry.
+#[derive(Debug)]
+pub(crate) enum Passage {
+    /// Go, and tell how it went.
+    Go(Pass),
+    /// Ask again at this time.
+    At(Instant),
+    /// Somebody else is trying; ask again when that ended.
+    Wait,
+}
+
+/// The right to call the registry once. Dropped without an outcome, it lets the next caller try.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    gate: Arc<Gate>,
+    probe: bool,
+}
+
+impl Gate {
+    pub(crate) fn ask(self: &Arc<Self>) -> Passage {
+        let mut state = self.lock();
+        match state.closed_until {
+            None => Passage::Go(self.pass_anyway()),
+            Some(_) if state.probing => Passage::Wait,
+            Some(until) if until > Instant::now() => Passage::At(until),
+            Some(_) => {
+                state.probing = true;
+                Passage::Go(Pass {
+                    gate: self.clone(),
+                    probe: true,
+                })
+            }
+        }
+    }
+
+    /// Waits until it may go.
+    pub(crate) async fn pass(self: &Arc<Self>) -> Pass {
+        loop {
+            let moved = self.moved.notified();
+            match self.ask() {
+                Passage::Go(pass) => return pass,
+                Passage::At(time) => sleep_until(time).await,
+                Passage::Wait => moved.await,
+            }
+        }
+    }
+
+    /// A pass for what cannot wait.
+    pub(crate) fn pass_anyway(self: &Arc<Self>) -> Pass {
+        Pass {
+            gate: self.clone(),
+            probe: false,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pass {
+    /// How the call went. Only an error that says that the registry is away closes the gate.
+    pub(crate) fn settle<T>(mut self, result: &Result<T>) {
+        let mut state = self.gate.lock();
+        match result {
+            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Throttled) => {
+                // Of many calls that fail together only the first one counts.
+                if self.probe || state.closed_until.is_none() {
+                    let wait = state.backoff.after(error);
+                    state.closed_until = Some(Instant::now() + wait);
+                }
+            }
+            _ => {
+                state.backoff.reset();
+                state.closed_until = None;
+            }
+        }
+        if std::mem::take(&mut self.probe) {
+            state.probing = false;
+        }
+        drop(state);
+        self.gate.moved.notify_waiters();
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if self.probe {
+            self.gate.lock().probing = false;
+            self.gate.moved.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn away() -> Error {
+        Error::new(ErrorKind::Unavailable, "away")
+    }
+
+    #[test]
+    fn waits_grow_to_their_cap_and_honour_what_is_asked() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<_> = (0..20).map(|_| backoff.after(&away())).collect();
+        assert!(waits[0] >= FIRST / 2 && waits[0] <= FIRST);
+        assert!(waits[19] >= LAST / 2 && waits[19] <= LAST);
+        backoff.reset();
+        assert!(backoff.after(&away()) <= FIRST);
+        let asked = away().after(Duration::from_secs(30));
+        assert_eq!(backoff.after(&asked), Duration::from_secs(30));
+        assert!(backoff.after(&Error::new(ErrorKind::Denied, "no")) >= SLOW.0 / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_registry_is_away_one_of_many_tries_it() {
+        let gate = Arc::new(Gate::default());
+        let tries = Arc::new(AtomicUsize::new(0));
+        let start = Instant::now();
+        let tasks: Vec<_> = (0..50)
+            .map(|_| {
+                let (gate, tries) = (gate.clone(), tries.clone());
+                tokio::spawn(async move {
+                    loop {
+                        let pass = gate.pass().await;
+                        tries.fetch_add(1, Ordering::Relaxed);
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        if start.elapsed() > Duration::from_secs(30) {
+                            return pass.settle(&Ok(()));
+                        }
+                        pass.settle::<()>(&Err(away()));
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        // 50 at once at first and at the end; between them 200 ms growing to 5 s.
+        let between = tries.load(Ordering::Relaxed) - 100;
+        assert!((5..=20).contains(&between), "{between}");
+        assert!(start.elapsed() < Duration::from_secs(36));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_is_dropped_does_not_bar_the_others() {
+        let gate = Arc::new(Gate::default());
+        gate.pass().await.settle::<()>(&Err(away()));
+        let probe = gate.pass().await;
+        assert!(matches!(gate.ask(), Passage::Wait));
+        drop(probe);
+        assert!(matches!(gate.ask(), Passage::Go(_)));
+    }
+}

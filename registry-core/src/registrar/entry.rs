@@ -1,0 +1,145 @@
+//! One registration that should be there, and what is known of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::handle::{RegistrationHandle, RegistrationState};
+use crate::backoff::Backoff;
+use crate::error::{Error, Result};
+use crate::registration::{Held, Registered, Registration};
+
+/// What is known of one registration. What has to be done for it follows from this.
+pub(super) struct Entry {
+    /// Tells apart two registrations of one key.
+    pub(super) serial: u64,
+    /// What should be published.
+    pub(super) desired: Arc<Registration>,
+    /// What the registry took last, and what it made of it; `None` when it has to be registered.
+    pub(super) held: Option<Held>,
+    /// What the registry ever took last: where an update that is refused goes back to.
+    pub(super) accepted: Option<Arc<Registration>>,
+    /// When the registry last confirmed it.
+    pub(super) confirmed: Instant,
+    /// When something has to be done next.
+    pub(super) due: Instant,
+    pub(super) backoff: Backoff,
+    /// A registration or deregistration is on its way; of one key there is never more than one.
+    pub(super) busy: bool,
+    /// It should go, and these want to know. From here there is no way back.
+    pub(super) leaving: Option<Vec<oneshot::Sender<Result<()>>>>,
+    pub(super) state: watch::Sender<RegistrationState>,
+    /// Who waits for the first attempt to publish what is desired.
+    pub(super) waiting: Vec<Waiting>,
+    /// Who wants this key next, once this registration is gone.
+    pub(super) successor: Option<(
+        Arc<Registration>,
+        oneshot::Sender<Result<RegistrationHandle>>,
+    )>,
+}
+
+pub(super) enum Waiting {
+    Register(
+        oneshot::Sender<Result<RegistrationHandle>>,
+        RegistrationHandle,
+    ),
+    Update(oneshot::Sender<Result<()>>),
+}
+
+impl Waiting {
+    /// Answers. A caller that is gone drops the handle, and so deregisters what it never got to hold.
+    pub(super) fn answer(self, result: Result<()>) {
+        match self {
+            Self::Register(reply, handle) => drop(reply.send(result.map(|()| handle))),
+            Self::Update(reply) => drop(reply.send(result)),
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn new(serial: u64, desired: Arc<Registration>) -> Self {
+        let now = Instant::now();
+        let reason = Error::new(crate::ErrorKind::Unavailable, "not registered yet")
+            .with("instance", desired.key());
+        Self {
+            serial,
+            desired,
+            held: None,
+            accepted: None,
+            confirmed: now,
+            due: now,
+            backoff: Backoff::default(),
+            busy: false,
+            leaving: None,
+            state: watch::Sender::new(RegistrationState::Degraded { since: now, reason }),
+            waiting: Vec::new(),
+            successor: None,
+        }
+    }
+
+    /// Whether what should be published is what the registry has.
+    pub(super) fn is_published(&self) -> bool {
+        self.held
+            .as_ref()
+            .is_some_and(|held| Arc::ptr_eq(&held.registration, &self.desired))
+    }
+
+    /// The registry confirmed the registration: the next renewal is due after a third of the TTL, less a tenth at
+    /// random, so that many registrants do not beat together.
+    pub(super) fn confirm(
+        &mut self,
+        registered: Registered,
+        published: Arc<Registration>,
+        verify: Duration,
+    ) {
+        let now = Instant::now();
+        let period = registered.ttl.map_or(verify, |ttl| ttl / 3);
+        self.confirmed = now;
+        self.due = now + period.mul_f64(1.0 - fastrand::f64() / 10.0);
+        self.backoff.reset();
+        self.accepted = Some(published.clone());
+        self.held = Some(Held::new(published, registered));
+        if self.is_published() {
+            self.state.send_if_modified(|state| {
+                let changed = !matches!(state, RegistrationState::Registered);
+                *state = RegistrationState::Registered;
+                changed
+            });
+        } else {
+            self.due = now;
+        }
+    }
+
+    /// An attempt failed in a way that may pass, or that somebody has to mend: try again later.
+    pub(super) fn retry_later(&mut self, error: &Error) {
+        self.due = Instant::now() + self.backoff.after(error);
+    }
+
+    /// It cannot be said any more that the registry has it.
+    pub(super) fn degrade(&self, since: Instant, reason: &Error) {
+        self.state.send_modify(|state| {
+            let since = match state {
+                RegistrationState::Degraded { since, .. } => *since,
+                _ => since,
+            };
+            *state = RegistrationState::Degraded {
+                since,
+                reason: reason.clone(),
+            };
+        });
+    }
+
+    /// Whether the registry may have dropped it by now for want of a renewal.
+    pub(super) fn is_overdue(&self) -> bool {
+        let ttl = self.held.as_ref().and_then(|held| held.registered.ttl);
+        ttl.is_some_and(|ttl| self.confirmed.elapsed() >= ttl)
+    }
+
+    pub(super) fn answer(&mut self, result: &Result<()>) {
+        for waiting in self.waiting.drain(..) {
+            waiting.answer(result.clone());
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Keeps registrations true.
+//!
+//! The registrar holds what *should* be registered. One task renews it all, registers again what the registry no
+//! longer knows, with what was last published, and backs off while the registry is away.
+
+mod entry;
+mod handle;
+mod task;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+pub use handle::{RegistrationHandle, RegistrationState};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::registration::Registration;
+use crate::registry::Registry;
+use task::{Command, Task};
+
+/// Registers instances and keeps them registered until they are deregistered.
+///
+/// Its task lives as long as the registrar or one of its handles.
+#[derive(Clone, Debug)]
+pub struct Registrar {
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+/// How a [`Registrar`] works.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RegistrarConfig {
+    /// How long one call to the registry may take. Default 5 s.
+    pub attempt_timeout: Duration,
+    /// How often a registration without a TTL is checked. Default 30 s.
+    pub verify_interval: Duration,
+    /// How long a dropped handle is given to be deregistered after the last owner of the registrar is gone.
+    /// Default 5 s.
+    pub drop_timeout: Duration,
+}
+
+impl Default for RegistrarConfig {
+    fn default() -> Self {
+        Self {
+            attempt_timeout: Duration::from_secs(5),
+            verify_interval: Duration::from_secs(30),
+            drop_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl RegistrarConfig {
+    /// Sets how long one call to the registry may take.
+    pub const fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = timeout;
+        self
+    }
+
+    /// Sets how often a registration without a TTL is checked.
+    pub const fn verify_interval(mut self, interval: Duration) -> Self {
+        self.verify_interval = interval;
+        self
+    }
+
+    /// Sets how long a dropped handle is given.
+    pub const fn drop_timeout(mut self, timeout: Duration) -> Self {
+        self.drop_timeout = timeout;
+        self
+    }
+}
+
+impl Registrar {
+    /// A registrar for this registry, with the default configuration.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime: it starts its task.
+    pub fn new(registry: Arc<dyn Registry>) -> Self {
+        Self::with_config(registry, RegistrarConfig::default())
+    }
+
+    /// A registrar for this registry.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime: it starts its task.
+    pub fn with_config(registry: Arc<dyn Registry>, config: RegistrarConfig) -> Self {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(Task::new(registry, config, commands.downgrade()).run(inbox));
+        Self { commands }
+    }
+
+    /// Registers an instance and keeps it registered until the handle is dropped or deregistered.
+    ///
+    /// Returns after the first attempt. While the registry is away the handle is
+    /// [`Degraded`](RegistrationState::Degraded) and the registrar goes on trying. A future that is dropped
+    /// before it ends leaves nothing behind.
+    ///
+    /// # Errors
+    /// What will not pass by itself: `Invalid`, `Unsupported`, `Denied`, `Config`; `Conflict` when somebody else, or
+    /// this registrar, holds the id; `Closed` after [`close`](Self::close).
+    pub async fn register<T>(&self, registration: T) -> Result<RegistrationHandle>
+    where
+        T: TryInto<Registration>,
+        Error: From<T::Error>,
+    {
+        self.submit(registration.try_into()?).await
+    }
+
+    /// Registers an instance, and gives up when the registry has not taken it within `timeout`.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register), and why the last attempt failed.
+    pub async fn register_within<T>(
+        &self,
+        registration: T,
+        timeout: Duration,
+    ) -> Result<RegistrationHandle>
+    where
+        T: TryInto<Registration>,
+        Error: From<T::Error>,
+    {
+        let registration = registration.try_into()?;
+        let key = registration.key();
+        let deadline = tokio::time::Instant::now() + timeout;
+        let late = || {
+            Error::new(
+                ErrorKind::Unavailable,
+                format!("not registered within {timeout:?}"),
+            )
+            .with("instance", &key)
+        };
+        let handle = tokio::time::timeout_at(deadline, self.submit(registration))
+            .await
+            .map_err(|_| late())??;
+        let mut state = handle.watch();
+        let registered = state.wait_for(|state| matches!(state, RegistrationState::Registered));
+        if tokio::time::timeout_at(deadline, registered)
+            .await
+            .is_ok_and(|state| state.is_ok())
+        {
+            return Ok(handle);
+        }
+        Err(match handle.state() {
+            RegistrationState::Degraded { reason, .. } => reason,
+            _ => late(),
+        })
+    }
+
+    async fn submit(&self, registration: Registration) -> Result<RegistrationHandle> {
+        let registration = Arc::new(registration);
+        ask(&self.commands, |reply| Command::Register {
+            registration,
+            reply,
+        })
+        .await
+    }
+
+    /// Deregisters everything and ends. The registry itself stays open.
+    ///
+    /// # Errors
+    /// `Unavailable` when some could not be taken back within `timeout`: they lapse as after a crash. Closing
+    /// twice is no error.
+    pub async fn close(&self, timeout: Duration) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        match ask(&self.commands, |reply| Command::Close { deadline, reply }).await {
+            Err(error) if error.kind() == ErrorKind::Closed => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// Sends a command and waits for its answer; a task that is gone answers `Closed`.
+async fn ask<T>(
+    commands: &mpsc::UnboundedSender<Command>,
+    command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
+) -> Result<T> {
+    let (reply, answer) = oneshot::channel();
+    let closed = || Error::new(ErrorKind::Closed, "the registrar was closed");
+    commands.send(command(reply)).map_err(|_| closed())?;
+    answer.await.unwrap_or_else(|_| Err(closed()))
+}

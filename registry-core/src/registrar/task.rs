@@ -1,0 +1,608 @@
+//! The one task that talks to the registry for all registrations.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::RegistrarConfig;
+use super::entry::{Entry, Waiting};
+use super::handle::{RegistrationHandle, RegistrationState};
+use crate::backoff::{Gate, Pass, Passage};
+use crate::error::{Error, ErrorKind, Result};
+use crate::instance::{Instance, InstanceBuilder, InstanceKey};
+use crate::registration::{Held, Registered, Registration, Renewal};
+use crate::registry::Registry;
+
+/// Most registrations and deregistrations on their way at once.
+const CONCURRENT: usize = 128;
+/// Shortest time between two reports of loss by the plugin that are acted upon.
+const LOSS_PAUSE: Duration = Duration::from_secs(1);
+/// A wake-up that never comes: far enough, and within what the timer can hold.
+const NEVER: Duration = Duration::from_secs(86_400);
+
+pub(super) type Edit = Box<dyn FnOnce(InstanceBuilder) -> InstanceBuilder + Send>;
+
+pub(super) enum Command {
+    Register {
+        registration: Arc<Registration>,
+        reply: oneshot::Sender<Result<RegistrationHandle>>,
+    },
+    Update {
+        key: InstanceKey,
+        serial: u64,
+        edit: Edit,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Deregister {
+        key: InstanceKey,
+        serial: u64,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Abandon {
+        key: InstanceKey,
+        serial: u64,
+    },
+    Close {
+        deadline: Instant,
+        reply: oneshot::Sender<Result<()>>,
+    },
+}
+
+/// How a call to the registry ended.
+enum Done {
+    Registered(InstanceKey, Arc<Registration>, Result<Registered>),
+    Deregistered(InstanceKey, Result<()>),
+    Renewed(Vec<Held>, Vec<Result<Renewal>>),
+}
+
+pub(super) struct Task {
+    registry: Arc<dyn Registry>,
+    config: RegistrarConfig,
+    /// For new handles. Weak, so that the task ends with the last registrar and handle.
+    commands: mpsc::WeakUnboundedSender<Command>,
+    entries: HashMap<InstanceKey, Entry>,
+    serial: u64,
+    gate: Arc<Gate>,
+    running: JoinSet<Done>,
+    /// Whose call runs in which task, for one that panics; `None` is the renewal.
+    keys: HashMap<Id, Option<InstanceKey>>,
+    renewing: bool,
+    listen_after: Instant,
+    closing: Option<(Instant, Vec<oneshot::Sender<Result<()>>>)>,
+}
+
+impl Task {
+    pub(super) fn new(
+        registry: Arc<dyn Registry>,
+        config: RegistrarConfig,
+        commands: mpsc::WeakUnboundedSender<Command>,
+    ) -> Self {
+        Self {
+            registry,
+            config,
+            commands,
+            entries: HashMap::new(),
+            serial: 0,
+            gate: Arc::default(),
+            running: JoinSet::new(),
+            keys: HashMap::new(),
+            renewing: false,
+            listen_after: Instant::now(),
+            closing: None,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+        let mut open = true;
+        loop {
+            let wake = self.start_due();
+            if self.is_finished() {
+                break;
+            }
+            let listening = self.listen_after <= Instant::now() && !self.entries.is_empty();
+            let wake = if listening || self.entries.is_empty() {
+                wake
+            } else {
+                wake.min(self.listen_after)
+            };
+            tokio::select! {
+                command = inbox.recv(), if open => match command {
+                    Some(command) => self.obey(command),
+                    None => {
+                        open = false;
+                        self.close(Instant::now() + self.config.drop_timeout, None);
+                    }
+                },
+                Some(done) = self.running.join_next_with_id() => self.note(done),
+                () = self.registry.lost(), if listening => self.heed_loss(),
+                () = sleep_until(wake) => {}
+            }
+        }
+        if let Some((_, replies)) = self.closing {
+            let left = self.entries.len();
+            for reply in replies {
+                let result = if left == 0 {
+                    Ok(())
+                } else {
+                    Err(not_taken_back(left))
+                };
+                let _ = reply.send(result);
+            }
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.closing
+            .as_ref()
+            .is_some_and(|(deadline, _)| self.entries.is_empty() || *deadline <= Instant::now())
+    }
+
+    // === what callers ask ===
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Register {
+                registration,
+                reply,
+            } => self.register(registration, reply),
+            Command::Update {
+                key,
+                serial,
+                edit,
+                reply,
+            } => match self.entry(&key, serial) {
+                Some(entry) if entry.leaving.is_none() => update(entry, edit, reply),
+                _ => drop(reply.send(Err(closed("the registration was taken back")))),
+            },
+            Command::Deregister { key, serial, reply } => match self.entry(&key, serial) {
+                Some(entry) => leave(entry, Some(reply)),
+                None => drop(reply.send(Ok(()))),
+            },
+            Command::Abandon { key, serial } => {
+                if let Some(entry) = self.entry(&key, serial) {
+                    leave(entry, None);
+                }
+            }
+            Command::Close { deadline, reply } => self.close(deadline, Some(reply)),
+        }
+    }
+
+    fn register(
+        &mut self,
+        registration: Arc<Registration>,
+        reply: oneshot::Sender<Result<RegistrationHandle>>,
+    ) {
+        if self.closing.is_some() {
+            let _ = reply.send(Err(closed("the registrar was closed")));
+            return;
+        }
+        let key = registration.key();
+        match self.entries.get_mut(&key) {
+            None => self.begin(key, registration, reply),
+            Some(entry) if entry.leaving.is_some() && entry.successor.is_none() => {
+                entry.successor = Some((registration, reply));
+            }
+            Some(_) => {
+                let error = Error::new(
+                    ErrorKind::Conflict,
+                    "this registrar holds the id already; update its handle, or choose another id",
+                );
+                let _ = reply.send(Err(error.with("instance", key)));
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        key: InstanceKey,
+        registration: Arc<Registration>,
+        reply: oneshot::Sender<Result<RegistrationHandle>>,
+    ) {
+        // Nobody is left to hold the handle.
+        let Some(commands) = self.commands.upgrade() else {
+            return;
+        };
+        self.serial += 1;
+        let mut entry = Entry::new(self.serial, registration);
+        let visible = self.registry.capability().windows.visible;
+        let handle = RegistrationHandle::new(
+            key.clone(),
+            self.serial,
+            entry.state.subscribe(),
+            commands,
+            visible,
+        );
+        entry.waiting.push(Waiting::Register(reply, handle));
+        self.entries.insert(key, entry);
+    }
+
+    fn close(&mut self, deadline: Instant, reply: Option<oneshot::Sender<Result<()>>>) {
+        for entry in self.entries.values_mut() {
+            if let Some((_, waiting)) = entry.successor.take() {
+                let _ = waiting.send(Err(closed("the registrar was closed")));
+            }
+            leave(entry, None);
+        }
+        let (earliest, replies) = self.closing.get_or_insert((deadline, Vec::new()));
+        *earliest = deadline.min(*earliest);
+        replies.extend(reply);
+    }
+
+    fn entry(&mut self, key: &InstanceKey, serial: u64) -> Option<&mut Entry> {
+        self.entries
+            .get_mut(key)
+            .filter(|entry| entry.serial == serial)
+    }
+
+    // === what is due ===
+
+    /// Starts the calls that are due, and says when to look again.
+    fn start_due(&mut self) -> Instant {
+        let now = Instant::now();
+        let mut wake = now + NEVER;
+        let mut renewals = false;
+        let mut calls = Vec::new();
+        for (key, entry) in &self.entries {
+            if entry.busy {
+                continue;
+            }
+            let renewal = entry.leaving.is_none() && entry.is_published();
+            if entry.due > now {
+                wake = wake.min(entry.due);
+            } else if renewal {
+                renewals = true;
+            } else {
+                calls.push(key.clone());
+            }
+        }
+        if let Some((deadline, _)) = &self.closing {
+            wake = wake.min(*deadline);
+        }
+        for key in calls {
+            if self.running.len() >= CONCURRENT {
+                break;
+            }
+            if let Err(later) = self.start_call(key) {
+                wake = later.map_or(wake, |later| wake.min(later));
+                break;
+            }
+        }
+        if renewals && !self.renewing {
+            match self.gate.ask() {
+                Passage::Go(pass) => self.start_renewal(now, pass),
+                Passage::At(later) => wake = wake.min(later),
+                Passage::Wait => {}
+            }
+        }
+        wake
+    }
+
+    /// Starts what one entry needs; an error says when the gate opens, if that is known.
+    fn start_call(&mut self, key: InstanceKey) -> Result<(), Option<Instant>> {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return Ok(());
+        };
+        // Somebody who waits for a deregistration gets an attempt at once, whatever the gate says.
+        let awaited = entry
+            .leaving
+            .as_ref()
+            .is_some_and(|waiting| !waiting.is_empty());
+        let pass = match self.gate.ask() {
+            Passage::Go(pass) => pass,
+            _ if awaited => self.gate.pass_anyway(),
+            Passage::At(later) => return Err(Some(later)),
+            Passage::Wait => return Err(None),
+        };
+        entry.busy = true;
+        let (registry, limit) = (self.registry.clone(), self.config.attempt_timeout);
+        let task = if entry.leaving.is_some() {
+            let key = key.clone();
+            self.running.spawn(async move {
+                let result = within(limit, registry.deregister(&key)).await;
+                pass.settle(&result);
+                Done::Deregistered(key, result)
+            })
+        } else {
+            let (key, desired) = (key.clone(), entry.desired.clone());
+            self.running.spawn(async move {
+                let result = within(limit, registry.register(&desired)).await;
+                pass.settle(&result);
+                Done::Registered(key, desired, result)
+            })
+        };
+        self.keys.insert(task.id(), Some(key));
+        Ok(())
+    }
+
+    /// Renews what is due and what will be soon, in one call.
+    fn start_renewal(&mut self, now: Instant, pass: Pass) {
+        let soon = |held: &Held| held.registered.ttl.unwrap_or(self.config.verify_interval) / 12;
+        let held: Vec<_> = self
+            .entries
+            .values()
+            .filter(|entry| !entry.busy && entry.leaving.is_none() && entry.is_published())
+            .filter_map(|entry| {
+                entry
+                    .held
+                    .as_ref()
+                    .filter(|held| entry.due <= now + soon(held))
+            })
+            .cloned()
+            .collect();
+        self.renewing = true;
+        let (registry, limit) = (self.registry.clone(), self.config.attempt_timeout);
+        let task = self.running.spawn(async move {
+            let results = match timeout(limit, registry.renew(&held)).await {
+                Ok(results) if results.len() == held.len() => results,
+                Ok(_) => vec![
+                    Err(Error::new(
+                        ErrorKind::Protocol,
+                        "the plugin left renewals unanswered"
+                    ));
+                    held.len()
+                ],
+                Err(_) => vec![Err(no_answer(limit)); held.len()],
+            };
+            let answered = results
+                .iter()
+                .find(|result| result.is_ok())
+                .or(results.first());
+            if let Some(result) = answered {
+                pass.settle(result);
+            }
+            Done::Renewed(held, results)
+        });
+        self.keys.insert(task.id(), None);
+    }
+
+    /// The plugin says that something may be lost: renew everything now.
+    fn heed_loss(&mut self) {
+        let now = Instant::now();
+        self.listen_after = now + LOSS_PAUSE;
+        for entry in self.entries.values_mut() {
+            entry.due = entry.due.min(now);
+        }
+    }
+
+    // === what came of it ===
+
+    fn note(&mut self, done: Result<(Id, Done), JoinError>) {
+        match done {
+            Ok((id, done)) => {
+                self.keys.remove(&id);
+                match done {
+                    Done::Registered(key, published, result) => {
+                        self.registered(key, published, result)
+                    }
+                    Done::Deregistered(key, result) => self.deregistered(key, result),
+                    Done::Renewed(held, results) => self.renewed(held, results),
+                }
+            }
+            Err(panic) => {
+                let error = Error::new(ErrorKind::Protocol, "the plugin panicked; report this");
+                match self.keys.remove(&panic.id()) {
+                    Some(Some(key)) => self.call_failed(&key, &error.because(panic)),
+                    _ => self.renewing = false,
+                }
+            }
+        }
+    }
+
+    fn registered(
+        &mut self,
+        key: InstanceKey,
+        published: Arc<Registration>,
+        result: Result<Registered>,
+    ) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        entry.busy = false;
+        if entry.leaving.is_some() {
+            // Whether it succeeded or not, it may have reached the registry: it is taken back at once.
+            return entry.due = Instant::now();
+        }
+        match result {
+            Ok(registered) => {
+                entry.confirm(registered, published, self.config.verify_interval);
+                if entry.is_published() {
+                    entry.answer(&Ok(()));
+                }
+            }
+            Err(error) => self.register_failed(&key, &error),
+        }
+    }
+
+    fn deregistered(&mut self, key: InstanceKey, result: Result<()>) {
+        match result {
+            Ok(()) => self.forget(&key),
+            // A closed registry holds nothing of ours, or will soon not.
+            Err(error) if error.kind() == ErrorKind::Closed => self.forget(&key),
+            Err(error) => self.call_failed(&key, &error),
+        }
+    }
+
+    /// Ends an entry: nothing of it is left at the registry.
+    fn forget(&mut self, key: &InstanceKey) {
+        let Some(mut entry) = self.entries.remove(key) else {
+            return;
+        };
+        entry.state.send_replace(RegistrationState::Deregistered);
+        entry.answer(&Err(closed("the registration was taken back")));
+        for reply in entry.leaving.into_iter().flatten() {
+            let _ = reply.send(Ok(()));
+        }
+        if let Some((registration, reply)) = entry.successor {
+            self.begin(key.clone(), registration, reply);
+        }
+    }
+
+    fn call_failed(&mut self, key: &InstanceKey, error: &Error) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        entry.busy = false;
+        match &mut entry.leaving {
+            None => self.register_failed(key, error),
+            Some(waiting) => {
+                for reply in waiting.drain(..) {
+                    let _ = reply.send(Err(error.clone()));
+                }
+                entry.degrade(Instant::now(), error);
+                entry.retry_later(error);
+            }
+        }
+    }
+
+    fn register_failed(&mut self, key: &InstanceKey, error: &Error) {
+        tracing::debug!(instance = %key, %error, "an attempt to register failed");
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        if error.is_temporary() {
+            entry.degrade(Instant::now(), error);
+            entry.retry_later(error);
+            entry.answer(&Ok(()));
+            return self.degrade_overdue(error);
+        }
+        let Some(accepted) = entry.accepted.clone() else {
+            return self.refuse(key, error);
+        };
+        if Arc::ptr_eq(&accepted, &entry.desired) {
+            entry.degrade(Instant::now(), error);
+        } else {
+            // An update that is refused is undone.
+            entry.desired = accepted;
+        }
+        entry.retry_later(error);
+        entry.answer(&Err(error.clone()));
+    }
+
+    /// Ends an entry that the registry refused from the start.
+    fn refuse(&mut self, key: &InstanceKey, error: &Error) {
+        let Some(mut entry) = self.entries.remove(key) else {
+            return;
+        };
+        entry.state.send_replace(RegistrationState::Deregistered);
+        entry.answer(&Err(error.clone()));
+    }
+
+    fn renewed(&mut self, held: Vec<Held>, results: Vec<Result<Renewal>>) {
+        self.renewing = false;
+        for (held, result) in held.into_iter().zip(results) {
+            let Some(entry) = self.entries.get_mut(&held.registered.key) else {
+                continue;
+            };
+            // The answer is about a registration that was replaced meanwhile.
+            if entry
+                .held
+                .as_ref()
+                .is_none_or(|now| now.registered != held.registered)
+                || entry.leaving.is_some()
+            {
+                continue;
+            }
+            match result {
+                Ok(Renewal::Held(registered)) => {
+                    entry.confirm(registered, held.registration, self.config.verify_interval)
+                }
+                Ok(Renewal::Unknown) => {
+                    let reason = Error::new(
+                        ErrorKind::Lost,
+                        "the registry no longer knows the registration",
+                    );
+                    tracing::warn!(instance = %held.registered.key, "the registry forgot a registration; registering again");
+                    entry.held = None;
+                    entry.due = Instant::now();
+                    entry.degrade(entry.due, &reason);
+                }
+                Err(error) => {
+                    if error.kind() == ErrorKind::Conflict {
+                        entry.held = None;
+                    }
+                    if entry.is_overdue() {
+                        entry.degrade(entry.confirmed, &error);
+                    } else if !error.is_temporary() {
+                        entry.degrade(Instant::now(), &error);
+                    }
+                    entry.retry_later(&error);
+                }
+            }
+        }
+    }
+
+    /// While the registry is away, TTLs run out.
+    fn degrade_overdue(&self, error: &Error) {
+        for entry in self.entries.values().filter(|entry| entry.is_overdue()) {
+            entry.degrade(entry.confirmed, error);
+        }
+    }
+}
+
+fn update(entry: &mut Entry, edit: Edit, reply: oneshot::Sender<Result<()>>) {
+    match edited(&entry.desired, edit) {
+        Ok(registration) => {
+            entry.desired = Arc::new(registration);
+            entry.due = Instant::now();
+            entry.waiting.push(Waiting::Update(reply));
+        }
+        Err(error) => drop(reply.send(Err(error))),
+    }
+}
+
+fn edited(registration: &Registration, edit: Edit) -> Result<Registration> {
+    let instance: Instance = edit(registration.instance.edit()).build()?;
+    if !instance.is(&registration.key()) {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            "an update cannot change the service or the id; register anew",
+        )
+        .with("instance", registration.key()));
+    }
+    Ok(Registration {
+        instance: Arc::new(instance),
+        ..registration.clone()
+    })
+}
+
+/// Fences an entry: from here it can only go.
+fn leave(entry: &mut Entry, reply: Option<oneshot::Sender<Result<()>>>) {
+    entry.due = Instant::now();
+    entry.leaving.get_or_insert_default().extend(reply);
+    for waiting in entry.waiting.drain(..) {
+        // Only updates can wait here, or a registration whose caller is gone: its handle must not answer again.
+        if let Waiting::Update(reply) = waiting {
+            let _ = reply.send(Err(closed("the registration was taken back")));
+        }
+    }
+}
+
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(limit, call)
+        .await
+        .unwrap_or_else(|_| Err(no_answer(limit)))
+}
+
+fn no_answer(limit: Duration) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("no answer within {limit:?}"),
+    )
+}
+
+fn closed(what: &str) -> Error {
+    Error::new(ErrorKind::Closed, what)
+}
+
+fn not_taken_back(left: usize) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!(
+            "{left} registrations could not be taken back in time; they lapse as after a crash"
+        ),
+    )
+}

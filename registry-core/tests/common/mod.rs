@@ -1,0 +1,159 @@
+//! What the tests of the machines share.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use registry_core::{
+    Capability, Error, ErrorKind, Held, Instance, InstanceKey, Memory, ReadOptions, Registered,
+    Registration, Registry, Renewal, Result, Scope, ServiceName, Watcher, async_trait,
+};
+use tokio::time::{Instant, sleep};
+
+/// Polls until `check` gives a value; fails after `limit`.
+pub(crate) async fn eventually<T>(
+    limit: Duration,
+    what: &str,
+    mut check: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = check().await {
+            return value;
+        }
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub(crate) async fn lookup(registry: &dyn Registry, service: &str) -> Vec<Arc<Instance>> {
+    registry
+        .lookup(&service.try_into().unwrap(), &ReadOptions::default())
+        .await
+        .unwrap()
+}
+
+/// Memory with calls that are counted and can be made to hang or to fail.
+#[derive(Debug)]
+pub(crate) struct Scripted {
+    pub(crate) memory: Memory,
+    pub(crate) registers: AtomicUsize,
+    pub(crate) renews: AtomicUsize,
+    pub(crate) watches: AtomicUsize,
+    pub(crate) rechecks: AtomicUsize,
+    script: std::sync::Mutex<Script>,
+    pub(crate) capability: Capability,
+}
+
+#[derive(Debug, Default)]
+struct Script {
+    hang: bool,
+    /// The next registrations reach the server, and this is what the caller hears.
+    lie: Option<ErrorKind>,
+}
+
+impl Scripted {
+    pub(crate) fn new() -> Arc<Self> {
+        Self::over(Memory::new())
+    }
+
+    pub(crate) fn over(memory: Memory) -> Arc<Self> {
+        let capability = memory.capability();
+        Self::with(memory, capability)
+    }
+
+    pub(crate) fn with(memory: Memory, capability: Capability) -> Arc<Self> {
+        let zero = AtomicUsize::default;
+        let (registers, renews, watches, rechecks) = (zero(), zero(), zero(), zero());
+        let script = std::sync::Mutex::default();
+        Arc::new(Self {
+            memory,
+            registers,
+            renews,
+            watches,
+            rechecks,
+            script,
+            capability,
+        })
+    }
+
+    pub(crate) fn hang(&self, hang: bool) {
+        self.script.lock().unwrap().hang = hang;
+    }
+
+    pub(crate) fn lie(&self, kind: Option<ErrorKind>) {
+        self.script.lock().unwrap().lie = kind;
+    }
+
+    pub(crate) fn count(counter: &AtomicUsize) -> usize {
+        counter.load(Ordering::Relaxed)
+    }
+
+    async fn call(&self) {
+        if self.script.lock().unwrap().hang {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for Scripted {
+    fn capability(&self) -> Capability {
+        self.capability
+    }
+
+    async fn register(&self, registration: &Registration) -> Result<Registered> {
+        self.registers.fetch_add(1, Ordering::Relaxed);
+        self.call().await;
+        let registered = self.memory.register(registration).await;
+        let lie = self.script.lock().unwrap().lie;
+        lie.map_or(registered, |kind| {
+            Err(Error::new(kind, "as the script says"))
+        })
+    }
+
+    async fn renew(&self, held: &[Held]) -> Vec<Result<Renewal>> {
+        self.renews.fetch_add(1, Ordering::Relaxed);
+        self.call().await;
+        self.memory.renew(held).await
+    }
+
+    async fn lost(&self) {
+        self.memory.lost().await;
+    }
+
+    async fn deregister(&self, key: &InstanceKey) -> Result<()> {
+        self.call().await;
+        self.memory.deregister(key).await
+    }
+
+    async fn lookup(
+        &self,
+        service: &ServiceName,
+        options: &ReadOptions,
+    ) -> Result<Vec<Arc<Instance>>> {
+        self.memory.lookup(service, options).await
+    }
+
+    async fn services(&self, options: &ReadOptions) -> Result<Vec<ServiceName>> {
+        self.memory.services(options).await
+    }
+
+    async fn watch(&self, scope: &Scope, options: &ReadOptions) -> Result<Box<dyn Watcher>> {
+        self.watches.fetch_add(1, Ordering::Relaxed);
+        self.call().await;
+        self.memory.watch(scope, options).await
+    }
+
+    async fn recheck(&self, _key: &InstanceKey) -> Result<()> {
+        self.rechecks.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.memory.close().await
+    }
+}
