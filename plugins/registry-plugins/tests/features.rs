@@ -25,8 +25,16 @@ async fn a_backend_that_is_left_out_is_named_with_its_feature() {
         let error = connect(&format!("{scheme}://")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
         let text = error.to_string();
-        assert!(text.contains(&format!("(there are: {})", schemes().join(", "))), "{text}");
-        assert!(text.contains(&format!("enable the feature {scheme:?} of registry-plugins")), "{text}");
+        assert!(
+            text.contains(&format!("(there are: {})", schemes().join(", "))),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!(
+                "enable the feature {scheme:?} of registry-plugins"
+            )),
+            "{text}"
+        );
     }
 }
 
@@ -46,7 +54,10 @@ fn every_feature_of_the_manifest_is_tested_here() {
     let (_, features) = manifest.split_once("\n[features]\n").unwrap();
     let features = features.split("\n[").next().unwrap();
     let names = features.lines().filter_map(|line| line.split_once(" = "));
-    let mut names: Vec<_> = names.map(|(name, _)| name).filter(|name| *name != "default").collect();
+    let mut names: Vec<_> = names
+        .map(|(name, _)| name)
+        .filter(|name| *name != "default")
+        .collect();
     names.push("memory");
     names.sort_unstable();
     assert_eq!(names, BACKENDS.map(|(scheme, _)| scheme));
