@@ -1,10 +1,12 @@
 //! Lines for people: when, what, who, and how long it took.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
-use registry_plugins::{Change, Instance, InstanceId, Status};
+use registry_plugins::{Freshness, Instance, InstanceId, Snapshot, View};
 use tokio::time::Instant;
 
 /// Writes one aligned line for each event, with the time since the program began.
@@ -53,68 +55,68 @@ pub fn span(time: Duration) -> String {
     }
 }
 
-/// Tells the changes of one service as they arrive.
+/// Tells what a registry says of a service: who comes, changes and goes, and when it falls silent itself.
 #[derive(Debug)]
 pub struct Narrator {
     console: Console,
-    known: Vec<(InstanceId, Status)>,
+    known: BTreeMap<InstanceId, Arc<Instance>>,
+    fresh: bool,
 }
 
 impl Narrator {
-    /// A narrator who knows no instance yet.
+    /// A narrator who knows nothing yet.
     pub const fn new(console: Console) -> Self {
         Self {
             console,
-            known: Vec::new(),
+            known: BTreeMap::new(),
+            fresh: true,
         }
     }
 
-    /// Tells what these changes say.
-    pub fn tell(&mut self, changes: &[Change]) {
-        for change in changes {
-            match change {
-                Change::Snapshot(instances) => {
-                    let gone = |id: &InstanceId| !instances.iter().any(|here| here.id == *id);
-                    let gone: Vec<_> = self.known.extract_if(.., |(id, _)| gone(id)).collect();
-                    for (id, _) in gone {
-                        self.gone(&id);
-                    }
-                    for instance in instances {
-                        self.here(instance);
-                    }
+    /// Tells what happens, without end.
+    pub async fn follow(mut self, view: &View) {
+        let mut moved = view.moved();
+        loop {
+            self.tell(&view.snapshot());
+            if moved.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn tell(&mut self, now: &Snapshot) {
+        let console = self.console;
+        let here: BTreeMap<_, _> = now
+            .instances
+            .iter()
+            .map(|instance| (instance.id.clone(), instance.clone()))
+            .collect();
+        for id in self.known.keys().filter(|id| !here.contains_key(*id)) {
+            console.event("gone", id, "left the registry");
+        }
+        for (id, instance) in &here {
+            match self.known.get(id) {
+                None => {
+                    let detail = format_args!("at {}, {}", instance.address, instance.status);
+                    console.event("found", id, detail);
                 }
-                Change::Upsert(instance) => self.here(instance),
-                Change::Remove(key) => {
-                    self.known.retain(|(id, _)| *id != key.id);
-                    self.gone(&key.id);
+                Some(known) if known.status != instance.status => {
+                    let detail = format_args!("from {} to {}", known.status, instance.status);
+                    console.event("changed", id, detail);
                 }
-                Change::Current => {}
+                Some(_) => {}
             }
         }
-    }
-
-    fn here(&mut self, instance: &Instance) {
-        let Instance { id, status, .. } = instance;
-        match self.known.iter_mut().find(|(known, _)| known == id) {
-            None => {
-                let version = instance
-                    .version
-                    .as_ref()
-                    .map_or("-", |label| label.as_str());
-                let detail = format!("at {}, version {version}, {status}", instance.address);
-                self.console.event("found", id, detail);
-                self.known.push((id.clone(), *status));
+        self.known = here;
+        match &now.freshness {
+            Freshness::Stale { reason, .. } if self.fresh => {
+                console.event("stale", "registry", format_args!("{reason}; serving what it said last"));
             }
-            Some((_, known)) if known != status => {
-                self.console
-                    .event("changed", id, format_args!("from {known} to {status}"));
-                *known = *status;
+            Freshness::Fresh if !self.fresh => {
+                console.event("fresh", "registry", "it answers again");
             }
-            Some(_) => {}
+            _ => {}
         }
-    }
-
-    fn gone(&self, id: &InstanceId) {
-        self.console.event("gone", id, "left the registry");
+        self.fresh = now.freshness.is_fresh();
     }
 }

@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -48,10 +50,10 @@ impl Greeter {
         self.listener.local_addr()
     }
 
-    /// Answers until `stop` ends and the open requests are finished. Returns how many connections it served.
+    /// Answers until `stop` ends and the open requests are finished. Returns how many it answered.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> usize {
         let mut stop = pin!(stop);
-        let mut served = 0;
+        let answered = Arc::new(AtomicUsize::new(0));
         let mut connections = JoinSet::new();
         let graceful = GracefulShutdown::new();
         loop {
@@ -65,11 +67,11 @@ impl Greeter {
                 sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            served += 1;
-            let name = self.name.clone();
+            let (name, counter) = (self.name.clone(), answered.clone());
             let answer = service_fn(move |request: Request<Incoming>| {
                 let guest = request.uri().path().trim_start_matches('/');
                 let text = format!("hello {guest}, this is {name}");
+                counter.fetch_add(1, Ordering::Relaxed);
                 async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(text))) }
             });
             let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
@@ -78,6 +80,6 @@ impl Greeter {
         drop(self.listener);
         // Whoever takes longer is cut off with the task set.
         let _ = timeout(GRACE, graceful.shutdown()).await;
-        served
+        answered.load(Ordering::Relaxed)
     }
 }

@@ -77,9 +77,9 @@ pub async fn run(
         format_args!("deregistered after {}", span(began.elapsed())),
     );
     drop(finish);
-    let served = serving.await?;
+    let answered = serving.await?;
     registry.close().await?;
-    console.event("ended", &id, format_args!("connections served: {served}"));
+    console.event("ended", &id, format_args!("{answered} calls answered"));
     Ok(())
 }
 

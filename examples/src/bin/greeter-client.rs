@@ -8,9 +8,7 @@ use examples::args::Args;
 use examples::client::Client;
 use examples::console::{Console, Narrator, span};
 use examples::{hint, signal};
-use registry_plugins::{
-    Discovery, Freshness, PowerOfTwo, ServiceName, ServiceView, connect_from_env,
-};
+use registry_plugins::{Discovery, PowerOfTwo, ServiceName, connect_from_env};
 use tokio::time::{MissedTickBehavior, interval};
 
 const HELP: &str = "\
@@ -38,12 +36,13 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
 
     let registry = connect_from_env().await?;
     let discovery = Discovery::new(registry.clone());
-    let view = discovery.service(service.clone()).await?;
-    let client = Client::new(discovery.balancer(service, PowerOfTwo::default()).await?)?;
+    let balancer = discovery.balancer(service, PowerOfTwo::default()).await?;
+    let view = balancer.view().clone();
+    let client = Client::new(balancer)?;
     let mut tally = Tally::default();
     tokio::select! {
         () = call(&client, calls, every, &mut tally, console) => {}
-        told = narrate(&view, console) => told?,
+        () = Narrator::new(console).follow(&view) => {}
         () = signal::interrupted() => {}
     }
     registry.close().await?;
@@ -91,14 +90,5 @@ async fn call(client: &Client, calls: u64, every: Duration, tally: &mut Tally, c
         if number == calls {
             return;
         }
-    }
-}
-
-/// Tells what the registry says of the service: who comes and goes, and when it fell silent itself.
-async fn narrate(view: &ServiceView, console: Console) -> registry_plugins::Result<()> {
-    let mut narrator = Narrator::new(console);
-    let mut changes = view.subscribe();
-    loop {
-        narrator.tell(&changes.next().await?);
     }
 }

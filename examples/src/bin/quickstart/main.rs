@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use examples::client::Client;
 use examples::console::{Console, Narrator, span};
-use registry_plugins::{Discovery, RoundRobin, ServiceView, Snapshot, Status, connect};
+use registry_plugins::{Discovery, RoundRobin, View, Snapshot, Status, connect};
 use tokio::time::{Instant, sleep, timeout};
 
 use fleet::Server;
@@ -54,8 +54,8 @@ async fn story() -> Result<ExitCode, Box<dyn Error>> {
         servers.push(server);
     }
     let discovery = Discovery::new(connect(&url).await?);
-    let view = discovery.service(SERVICE).await?;
     let balancer = discovery.balancer(SERVICE, RoundRobin::default()).await?;
+    let view = balancer.view().clone();
     let mut calls = Calls {
         client: Client::new(balancer)?,
         console,
@@ -66,7 +66,7 @@ async fn story() -> Result<ExitCode, Box<dyn Error>> {
     tokio::select! {
         // Polled first, so that a change is told before what follows from it.
         biased;
-        told = narrate(&view, console) => told?,
+        () = Narrator::new(console).follow(&view) => {}
         played = play(&mut servers, &view, &mut calls) => played?,
     }
 
@@ -91,7 +91,7 @@ async fn story() -> Result<ExitCode, Box<dyn Error>> {
 
 async fn play(
     servers: &mut [Server],
-    view: &ServiceView,
+    view: &View,
     calls: &mut Calls,
 ) -> Result<(), Box<dyn Error>> {
     let console = calls.console;
@@ -164,6 +164,7 @@ struct Calls {
 impl Calls {
     async fn make(&mut self, count: u32) {
         for _ in 0..count {
+            sleep(Duration::from_millis(100)).await;
             self.made += 1;
             let what = format!("call {}", self.made);
             match self.client.greet("world").await {
@@ -184,30 +185,20 @@ impl Calls {
                     self.console.event(&what, "nobody", unanswered);
                 }
             }
-            sleep(Duration::from_millis(100)).await;
         }
-    }
-}
-
-/// Tells who comes and goes, as the registry says.
-async fn narrate(view: &ServiceView, console: Console) -> registry_plugins::Result<()> {
-    let mut narrator = Narrator::new(console);
-    let mut changes = view.subscribe();
-    loop {
-        narrator.tell(&changes.next().await?);
     }
 }
 
 /// Waits until the registry says so.
 async fn until(
-    view: &ServiceView,
+    view: &View,
     what: &str,
     holds: impl Fn(&Snapshot) -> bool,
 ) -> Result<(), Box<dyn Error>> {
-    let mut changes = view.subscribe();
+    let mut moved = view.moved();
     let wait = async {
         while !holds(&view.snapshot()) {
-            changes.next().await?;
+            moved.changed().await?;
         }
         Ok(())
     };
