@@ -14,6 +14,8 @@ use crate::registry::ReadOptions;
 pub struct Capability {
     /// What a TTL belongs to.
     pub ttl: TtlScope,
+    /// The TTL that is granted where none is wished for.
+    pub default_ttl: Option<Duration>,
     /// The checks that the registry runs itself; a registration that carries another one is refused.
     pub checks: &'static [Check],
     /// [`Scope::All`](crate::Scope::All) can be watched.
@@ -130,6 +132,7 @@ impl Capability {
         const SECOND: Duration = Duration::from_secs(1);
         Self {
             ttl: TtlScope::Fixed,
+            default_ttl: None,
             checks: &[],
             watch_all: false,
             atomic_batches: false,

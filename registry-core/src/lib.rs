@@ -4,7 +4,9 @@
 //! implements [`Registry`] and [`Watcher`] and knows one dialect. Everything else is here, once.
 
 mod backoff;
+mod balancer;
 mod capability;
+mod discovery;
 mod driver;
 mod error;
 mod fanout;
@@ -13,11 +15,16 @@ mod memory;
 mod registrar;
 mod registration;
 mod registry;
+mod selector;
 mod target;
 mod watcher;
 
 pub use async_trait::async_trait;
+pub use balancer::{Balancer, Pick, PickError};
 pub use capability::{Capability, Check, Limits, TtlScope, Window, Windows};
+pub use discovery::{
+    Caller, Changes, Discovery, DiscoveryConfig, Freshness, GuardPolicy, Snapshot, View,
+};
 pub use driver::{Connecting, Driver, Drivers};
 pub use error::{Error, ErrorKind, Result};
 pub use fanout::{Fanout, FanoutWatcher};
@@ -30,5 +37,9 @@ pub use memory::Memory;
 pub use registrar::{Registrar, RegistrarConfig, RegistrationHandle, RegistrationState};
 pub use registration::{CheckKind, HealthCheck, Held, Registered, Registration, Renewal};
 pub use registry::{ReadOptions, Registry};
+pub use selector::{
+    Built, Candidate, Context, Member, Outcome, PickRequest, Picker, PowerOfTwo, Random,
+    RoundRobin, Selector, Slot, Stats,
+};
 pub use target::{Options, RegistryUrl};
 pub use watcher::{Change, Scope, Watcher};

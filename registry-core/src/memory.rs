@@ -223,6 +223,7 @@ impl Registry for Memory {
     fn capability(&self) -> Capability {
         let mut capability = Capability::new();
         capability.ttl = TtlScope::Registration;
+        capability.default_ttl = Some(DEFAULT_TTL);
         capability.watch_all = true;
         capability.atomic_batches = true;
         capability.conflicts = true;

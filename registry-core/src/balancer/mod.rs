@@ -1,0 +1,93 @@
+//! Picks an instance for each call, and learns from how the calls went.
+
+mod pick;
+mod plane;
+mod task;
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::task::AbortHandle;
+
+pub use pick::{Pick, PickError};
+
+use crate::discovery::View;
+use crate::selector::{Member, PickRequest, Selector};
+use plane::Plane;
+use task::Task;
+
+/// Picks among the instances of one service. Cheap to clone; clones share what they learn.
+///
+/// Instances that are down, in maintenance, starting, draining or of weight 0 are never picked. One that a call
+/// could not connect to is avoided for 5 s, doubling up to 60 s while that goes on, unless there is nobody else.
+#[derive(Clone)]
+pub struct Balancer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    plane: Arc<ArcSwap<Plane>>,
+    view: View,
+    task: AbortHandle,
+}
+
+impl Balancer {
+    pub(crate) fn new(view: View, selector: Box<dyn Selector>) -> Self {
+        let plane = Arc::new(ArcSwap::from_pointee(Plane::empty()));
+        let mut task = Task::new(view.clone(), selector, plane.clone());
+        // Before anybody picks, so that the first pick finds what the view has.
+        task.rebuild();
+        let task = tokio::spawn(task.run()).abort_handle();
+        Self {
+            shared: Arc::new(Shared { plane, view, task }),
+        }
+    }
+
+    /// Picks an instance. Takes no lock, allocates nothing and makes no system call.
+    ///
+    /// # Errors
+    /// Why there is nobody to pick; never waits for somebody.
+    pub fn pick(&self) -> Result<Pick, PickError> {
+        self.pick_with(&PickRequest::default())
+    }
+
+    /// Picks an instance other than these: for a retry elsewhere.
+    ///
+    /// # Errors
+    /// As [`pick`](Self::pick); `Excluded` when nobody else is left.
+    pub fn pick_excluding(&self, members: &[Member]) -> Result<Pick, PickError> {
+        self.pick_with(&PickRequest::default().exclude(members))
+    }
+
+    /// Picks an instance as the request asks.
+    ///
+    /// # Errors
+    /// As [`pick_excluding`](Self::pick_excluding).
+    pub fn pick_with(&self, request: &PickRequest<'_>) -> Result<Pick, PickError> {
+        let plane = self.shared.plane.load();
+        match plane.picker.pick(request) {
+            Some(slot) => Ok(Pick::new(plane.node(slot))),
+            None => Err(plane.why_none(request)),
+        }
+    }
+
+    /// What it picks from.
+    pub fn view(&self) -> &View {
+        &self.shared.view
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Balancer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Balancer")
+            .field("service", self.shared.view.service())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,76 @@
+//! What picks read: built on every change, replaced at once.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::pick::PickError;
+use crate::instance::Instance;
+use crate::selector::{Candidate, Member, PickRequest, Picker, Slot, Stats};
+
+/// The instances, what is known of them, and how to choose.
+pub(super) struct Plane {
+    pub(super) nodes: Vec<Arc<Node>>,
+    pub(super) picker: Box<dyn Picker>,
+    /// Why there is nobody, where there is nobody.
+    pub(super) none: PickError,
+}
+
+/// An instance as it is now, with what is known of it across changes.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) stats: Arc<Stats>,
+    pub(super) member: Member,
+    pub(super) since: Instant,
+    pub(super) instance: Arc<Instance>,
+}
+
+impl Plane {
+    pub(super) fn empty() -> Self {
+        Self {
+            nodes: Vec::new(),
+            picker: Box::new(Nobody),
+            none: PickError::NotReady,
+        }
+    }
+
+    pub(super) fn node(&self, slot: Slot) -> Arc<Node> {
+        self.nodes[slot.0 as usize].clone()
+    }
+
+    #[cold]
+    pub(super) fn why_none(&self, request: &PickRequest<'_>) -> PickError {
+        if request.exclude.is_empty() || self.picker.pick(&PickRequest::default()).is_none() {
+            self.none
+        } else {
+            PickError::Excluded
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn candidate(&self, slot: Slot) -> Candidate<'_> {
+        let Self {
+            stats,
+            member,
+            since,
+            instance,
+        } = self;
+        Candidate {
+            slot,
+            member: *member,
+            instance,
+            stats,
+            since: *since,
+            weight: instance.weight.into(),
+        }
+    }
+}
+
+struct Nobody;
+
+impl Picker for Nobody {
+    fn pick(&self, _request: &PickRequest<'_>) -> Option<Slot> {
+        None
+    }
+}

@@ -1,0 +1,118 @@
+//! Builds what picks read, on every change and whenever time alone changes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::pick::PickError;
+use super::plane::{Node, Plane};
+use crate::discovery::View;
+use crate::selector::{Available, Context, Member, Selector, Slot, Stats};
+
+/// A wake-up that never comes: far enough, and within what the timer can hold.
+const NEVER: Duration = Duration::from_secs(86_400);
+
+pub(super) struct Task {
+    view: View,
+    selector: Available,
+    plane: Arc<ArcSwap<Plane>>,
+    /// A report asks for a new build.
+    reported: Arc<Notify>,
+    members: u64,
+    again: Duration,
+    rechecks: JoinSet<()>,
+}
+
+impl Task {
+    pub(super) fn new(view: View, selector: Box<dyn Selector>, plane: Arc<ArcSwap<Plane>>) -> Self {
+        Self {
+            view,
+            selector: Available { inner: selector },
+            plane,
+            reported: Arc::default(),
+            members: 0,
+            again: NEVER,
+            rechecks: JoinSet::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut moved = self.view.moved();
+        loop {
+            self.rebuild();
+            tokio::select! {
+                // Never an error: the view holds the sender.
+                _ = moved.changed() => {}
+                () = self.reported.notified() => self.recheck(),
+                Some(_) = self.rechecks.join_next() => {}
+                () = sleep(self.again) => {}
+            }
+        }
+    }
+
+    pub(super) fn rebuild(&mut self) {
+        let snapshot = self.view.snapshot();
+        let now = Instant::now();
+        let before = self.plane.load_full();
+        let mut old = before.nodes.iter().peekable();
+        let mut nodes = Vec::with_capacity(snapshot.instances.len());
+        // Both lists are in the order of the ids.
+        for instance in snapshot.instances.iter() {
+            while old.next_if(|node| node.instance.id < instance.id).is_some() {}
+            nodes.push(match old.next_if(|node| node.instance.id == instance.id) {
+                Some(node) if Arc::ptr_eq(&node.instance, instance) => node.clone(),
+                Some(node) => Arc::new(Node {
+                    instance: instance.clone(),
+                    stats: node.stats.clone(),
+                    ..**node
+                }),
+                None => {
+                    self.members += 1;
+                    let stats = Arc::new(Stats::new(self.reported.clone()));
+                    Arc::new(Node {
+                        stats,
+                        member: Member(self.members),
+                        since: now,
+                        instance: instance.clone(),
+                    })
+                }
+            });
+        }
+        let candidates: Vec<_> = nodes
+            .iter()
+            .zip(0..)
+            .map(|(node, slot)| node.candidate(Slot(slot)))
+            .collect();
+        let context = Context {
+            now,
+            caller: &self.view.feed.shared.config.caller,
+        };
+        let built = self.selector.build(&candidates, &context);
+        let none = match (snapshot.generation, nodes.len()) {
+            (0, _) => PickError::NotReady,
+            (_, 0) => PickError::NoInstances,
+            _ => PickError::NoneEligible,
+        };
+        self.again = built.again.unwrap_or(NEVER);
+        drop(candidates);
+        self.plane.store(Arc::new(Plane {
+            nodes,
+            picker: built.picker,
+            none,
+        }));
+    }
+
+    /// Has the registry look again at those that could not be connected to.
+    fn recheck(&mut self) {
+        for node in &self.plane.load().nodes {
+            if node.stats.take_recheck() {
+                let (feed, key) = (self.view.feed.clone(), node.instance.key());
+                self.rechecks.spawn(async move { feed.recheck(key).await });
+            }
+        }
+    }
+}

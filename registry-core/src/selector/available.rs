@@ -1,0 +1,56 @@
+//! Who may be picked at all.
+
+use std::time::Duration;
+
+use super::{Built, Candidate, Context, Selector};
+use crate::instance::{Instance, Status};
+
+/// Leaves out what cannot or should not be called: down, in maintenance, starting, draining, weight 0; and, while
+/// there is anybody else, what could not be connected to lately.
+pub(crate) struct Available {
+    pub(crate) inner: Box<dyn Selector>,
+}
+
+impl Selector for Available {
+    fn build(&self, candidates: &[Candidate<'_>], context: &Context<'_>) -> Built {
+        let mut left_out = Vec::new();
+        let mut again: Option<Duration> = None;
+        let (mut reachable, mut unreachable) = (Vec::with_capacity(candidates.len()), Vec::new());
+        for candidate in candidates {
+            if let Some(why) = unavailable(candidate.instance) {
+                left_out.push((candidate.member, why));
+            } else if let Some(left) = candidate.stats.avoid(context.now) {
+                again = Some(again.map_or(left, |sooner| sooner.min(left)));
+                unreachable.push(*candidate);
+            } else {
+                reachable.push(*candidate);
+            }
+        }
+        let mut built = if reachable.is_empty() {
+            self.inner.build(&unreachable, context)
+        } else {
+            left_out.extend(
+                unreachable
+                    .iter()
+                    .map(|candidate| (candidate.member, "unreachable")),
+            );
+            self.inner.build(&reachable, context)
+        };
+        if let Some(again) = again {
+            built = built.again(again);
+        }
+        built.left_out.append(&mut left_out);
+        built
+    }
+}
+
+fn unavailable(instance: &Instance) -> Option<&'static str> {
+    match instance.status {
+        Status::Down => Some("down"),
+        Status::Maintenance => Some("maintenance"),
+        Status::Starting => Some("starting"),
+        Status::Draining => Some("draining"),
+        Status::Up | Status::Warning | Status::Unknown if instance.weight == 0 => Some("weight 0"),
+        Status::Up | Status::Warning | Status::Unknown => None,
+    }
+}
