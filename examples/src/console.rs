@@ -110,7 +110,11 @@ impl Narrator {
         self.known = here;
         match &now.freshness {
             Freshness::Stale { reason, .. } if self.fresh => {
-                console.event("stale", "registry", format_args!("{reason}; serving what it said last"));
+                console.event(
+                    "stale",
+                    "registry",
+                    format_args!("{reason}; serving what it said last"),
+                );
             }
             Freshness::Fresh if !self.fresh => {
                 console.event("fresh", "registry", "it answers again");

@@ -37,8 +37,14 @@ fn every_backend_that_is_compiled_in_has_a_row_and_no_other_has() {
 /// The rows below the header.
 fn table() -> Vec<&'static str> {
     let mut lines = README.lines().skip_while(|line| *line != HEADER);
-    assert!(lines.next().is_some(), "the README has no table with this header:\n{HEADER}");
-    lines.skip(1).take_while(|line| line.starts_with('|')).collect()
+    assert!(
+        lines.next().is_some(),
+        "the README has no table with this header:\n{HEADER}"
+    );
+    lines
+        .skip(1)
+        .take_while(|line| line.starts_with('|'))
+        .collect()
 }
 
 fn expected(scheme: &str, capability: &Capability) -> String {
@@ -49,7 +55,9 @@ fn expected(scheme: &str, capability: &Capability) -> String {
         seconds(windows.visible),
         seconds(windows.gone),
         windows.crash.map_or("never".to_owned(), window),
-        windows.reregister.map_or("cannot forget".to_owned(), window),
+        windows
+            .reregister
+            .map_or("cannot forget".to_owned(), window),
         match capability.ttl {
             TtlScope::Registration => "each its own",
             TtlScope::Connection => "one per connection",

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use examples::client::Client;
 use examples::console::{Console, Narrator, span};
-use registry_plugins::{Discovery, RoundRobin, View, Snapshot, Status, connect};
+use registry_plugins::{Discovery, RoundRobin, Snapshot, Status, View, connect};
 use tokio::time::{Instant, sleep, timeout};
 
 use fleet::Server;
@@ -193,7 +193,7 @@ impl Calls {
 async fn until(
     view: &View,
     what: &str,
-    holds: impl Fn(&Snapshot) -> bool,
+    holds: impl Fn(&Snapshot) -> bool + Send + Sync,
 ) -> Result<(), Box<dyn Error>> {
     let mut moved = view.moved();
     let wait = async {
