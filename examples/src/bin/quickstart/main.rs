@@ -4,14 +4,14 @@
 
 mod fleet;
 
-use std::error::Error;
+use std::error;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use examples::client::Client;
 use examples::console::{Console, Narrator, span};
-use registry_plugins::{Discovery, RoundRobin, Snapshot, Status, View, connect};
+use registry_plugins::{Discovery, Error, ErrorKind, RoundRobin, Snapshot, Status, View, connect};
 use tokio::time::{Instant, sleep, timeout};
 
 use fleet::Server;
@@ -22,7 +22,7 @@ const SERVICE: &str = "greeter";
 const PATIENCE: Duration = Duration::from_secs(6);
 
 #[tokio::main]
-async fn main() -> Result<ExitCode, Box<dyn Error>> {
+async fn main() -> Result<ExitCode, Box<dyn error::Error>> {
     let words: Vec<_> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => story().await,
@@ -34,7 +34,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
 }
 
-async fn story() -> Result<ExitCode, Box<dyn Error>> {
+async fn story() -> Result<ExitCode, Box<dyn error::Error>> {
     let console = Console::new("greeter-1".len());
     // Multicast DNS as on any network, but on the loopback interface, since the servers listen there only, and on
     // a port of its own, so that two runs on one machine do not meet.
@@ -93,7 +93,7 @@ async fn play(
     servers: &mut [Server],
     view: &View,
     calls: &mut Calls,
-) -> Result<(), Box<dyn Error>> {
+) -> Result<(), Box<dyn error::Error>> {
     let console = calls.console;
     let [first, second, third] = servers else {
         return Err("the story has three servers".into());
@@ -194,17 +194,13 @@ async fn until(
     view: &View,
     what: &str,
     holds: impl Fn(&Snapshot) -> bool + Send + Sync,
-) -> Result<(), Box<dyn Error>> {
+) -> registry_plugins::Result<()> {
     let mut moved = view.moved();
-    let wait = async {
-        while !holds(&view.snapshot()) {
-            moved.changed().await?;
-        }
-        Ok(())
-    };
-    timeout(PATIENCE, wait)
-        .await
-        .unwrap_or_else(|_| Err(format!("{what}: not within {}", span(PATIENCE)).into()))
+    let wait = async { while !holds(&view.snapshot()) && moved.changed().await.is_ok() {} };
+    timeout(PATIENCE, wait).await.map_err(|_| {
+        let late = format!("it did not tell within {} that {what}", span(PATIENCE));
+        Error::new(ErrorKind::Unavailable, late)
+    })
 }
 
 fn status(now: &Snapshot, id: &str) -> Option<Status> {
