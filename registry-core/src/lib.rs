@@ -38,8 +38,8 @@ pub use registrar::{Registrar, RegistrarConfig, RegistrationHandle, Registration
 pub use registration::{CheckKind, HealthCheck, Held, Registered, Registration, Renewal};
 pub use registry::{ReadOptions, Registry};
 pub use selector::{
-    Built, Candidate, Context, Member, Outcome, PickRequest, Picker, PowerOfTwo, Random,
-    RoundRobin, Selector, Slot, Stats,
+    Built, Candidate, Context, Load, Member, Outcome, PickRequest, Picker, PowerOfTwo, Random,
+    RoundRobin, Selector, Slot,
 };
 pub use target::{Options, RegistryUrl};
 pub use watcher::{Change, Scope, Watcher};
