@@ -1,0 +1,302 @@
+//! The one browse that all watchers of a client share.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mdns_sd::{ResolvedService, ServiceEvent};
+use registry_core::{Error, ErrorKind, Fanout, FanoutWatcher, InstanceKey, Result, Scope};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use crate::codec::{self, Decoded};
+use crate::config::MdnsConfig;
+use crate::daemon::Daemon;
+use crate::link::Link;
+use crate::networks::Networks;
+
+/// From the first question to the first snapshot. The question is asked again after 1 s, since who has just answered
+/// somebody else may not answer again within that time (RFC 6762, 6); answers take 0.1 s.
+const SETTLE: Duration = Duration::from_millis(1250);
+/// How long an instance that is rechecked has to answer. It is asked twice, 1 s apart.
+const RECHECK: Duration = Duration::from_secs(2);
+/// Most names of records that could not be read that are remembered, so as to log each once.
+const MAX_NOTED: usize = 1024;
+
+/// The browse, its cache, and who watches it.
+#[derive(Debug, Default)]
+pub(crate) struct Browser {
+    fanout: Fanout,
+    state: Mutex<State>,
+    cache: Mutex<Cache>,
+    skipped: AtomicU64,
+    /// A record that was rechecked went away: ask again, in case that only the answers were lost.
+    again: Notify,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Idle,
+    Running,
+    Closed,
+}
+
+impl Browser {
+    /// Opens a watch, and begins to listen if nobody does.
+    pub(crate) fn open(self: &Arc<Self>, link: &Link, scope: &Scope) -> Result<FanoutWatcher> {
+        let daemon = link.daemon()?;
+        let mut state = lock(&self.state);
+        // Under the lock: this watcher hears of the end of a browse, or joins the next one.
+        let watcher = self.fanout.join(scope);
+        if *state == State::Idle {
+            *state = State::Running;
+            let browse = Browse {
+                browser: self.clone(),
+                config: link.config.clone(),
+                daemon,
+                end: Error::new(ErrorKind::Lost, "the runtime ended"),
+            };
+            tokio::spawn(browse.run());
+        }
+        Ok(watcher)
+    }
+
+    /// Asks whether an instance is still there; what comes of it arrives through the watches.
+    pub(crate) async fn recheck(&self, link: &Link, key: &InstanceKey) -> Result<()> {
+        let Some(full_name) = lock(&self.cache).recheck(key) else {
+            return Ok(());
+        };
+        link.daemon()?.verify(&full_name, RECHECK).await
+    }
+
+    /// How many records were skipped so far.
+    pub(crate) fn skipped(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
+    }
+
+    /// Ends all watches, now and later.
+    pub(crate) fn close(&self) {
+        *lock(&self.state) = State::Closed;
+        self.fanout.close();
+    }
+
+    fn resolved(&self, record: &ResolvedService) {
+        // Its TXT record is still on the way.
+        if record.txt_properties.is_empty() {
+            return;
+        }
+        let mut cache = lock(&self.cache);
+        let changed = match codec::decode(record) {
+            Ok(decoded) => cache.insert(&record.fullname, decoded),
+            Err(reason) => {
+                self.skipped.fetch_add(1, Ordering::Relaxed);
+                if cache.note_unread(&record.fullname) {
+                    tracing::warn!(name = %record.fullname, %reason, "a record is skipped");
+                }
+                cache.remove(&record.fullname).into_iter().collect()
+            }
+        };
+        self.tell(&cache, &changed);
+    }
+
+    fn removed(&self, full_name: &str) {
+        let mut cache = lock(&self.cache);
+        if cache.rechecked.remove(&fold(full_name)) {
+            self.again.notify_one();
+        }
+        let changed: Vec<_> = cache.remove(full_name).into_iter().collect();
+        self.tell(&cache, &changed);
+    }
+
+    fn tell(&self, cache: &Cache, changed: &[InstanceKey]) {
+        for key in changed {
+            match cache.best(key) {
+                Some(record) => self.fanout.upsert(record.instance.clone()),
+                None => self.fanout.remove(key),
+            };
+        }
+    }
+}
+
+/// The task that listens. It ends with the daemon.
+struct Browse {
+    browser: Arc<Browser>,
+    config: MdnsConfig,
+    daemon: Arc<Daemon>,
+    end: Error,
+}
+
+impl Browse {
+    async fn run(mut self) {
+        let Err(end) = self.listen().await;
+        self.end = end;
+    }
+
+    async fn listen(&self) -> Result<Infallible> {
+        let mut networks = Networks::now(&self.config)?;
+        let mut events = self.daemon.browse().await?;
+        let settled = Instant::now() + SETTLE;
+        let mut complete = false;
+        let mut deaf = false;
+        loop {
+            let event = tokio::select! {
+                event = events.recv_async() => event,
+                () = self.browser.again.notified() => {
+                    events = self.daemon.browse().await?;
+                    continue;
+                }
+                () = sleep_until(settled), if !complete => {
+                    if deaf {
+                        return Err(self.deaf(&networks).await);
+                    }
+                    complete = true;
+                    self.browser.fanout.complete();
+                    continue;
+                }
+            };
+            // The daemon gives up on who lags behind by 1000 events, and then says nothing more.
+            let event = event.map_err(|_| Error::new(ErrorKind::Lost, "the mDNS browse ended"))?;
+            match event {
+                ServiceEvent::SearchStarted(on) => deaf = on.contains(" on 0 interfaces "),
+                ServiceEvent::ServiceResolved(record) => self.browser.resolved(&record),
+                ServiceEvent::ServiceRemoved(_, full_name) => {
+                    // With an interface goes all that was heard on it. That is our fault and not its end.
+                    let now = Networks::now(&self.config)?;
+                    if now.lack_of(&networks) {
+                        return Err(Error::new(ErrorKind::Lost, "a network interface is gone"));
+                    }
+                    networks = now;
+                    self.browser.removed(&full_name);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Why nobody can be heard. The daemon never opens its sockets again, so that another one has to.
+    async fn deaf(&self, networks: &Networks) -> Error {
+        let message = format!(
+            "mDNS has no interface to listen on; up are: {networks}; is UDP port {} held by a program that does not \
+             share it?",
+            self.config.port
+        );
+        let _ = self.daemon.shut_down().await;
+        Error::new(ErrorKind::Unavailable, message)
+    }
+}
+
+impl Drop for Browse {
+    fn drop(&mut self) {
+        let mut state = lock(&self.browser.state);
+        lock(&self.browser.cache).clear();
+        if *state == State::Running {
+            *state = State::Idle;
+            self.browser.fanout.fail(&self.end);
+        }
+    }
+}
+
+/// The records that were read, by their folded full names.
+#[derive(Debug, Default)]
+struct Cache {
+    records: HashMap<String, Cached>,
+    /// The names of the records of one instance; the first one counts.
+    names: HashMap<InstanceKey, BTreeSet<(Claim, String)>>,
+    rechecked: HashSet<String>,
+    unread: HashSet<String>,
+}
+
+#[derive(Debug)]
+struct Cached {
+    /// As it was received: mdns-sd knows it in this form alone.
+    full_name: String,
+    record: Decoded,
+}
+
+/// Whose record of an instance counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    Canonical,
+    Foreign,
+}
+
+impl Cache {
+    /// Takes a record, and gives the instances that it may change.
+    fn insert(&mut self, full_name: &str, record: Decoded) -> Vec<InstanceKey> {
+        let name = fold(full_name);
+        if let Some(Cached { record: known, .. }) = self.records.get(&name)
+            && known.host == record.host
+            && known.revision > record.revision
+        {
+            return Vec::new();
+        }
+        let mut changed: Vec<_> = self.remove(full_name).into_iter().collect();
+        let key = record.instance.key();
+        self.names
+            .entry(key.clone())
+            .or_default()
+            .insert((claim(&record), name.clone()));
+        let full_name = full_name.to_owned();
+        self.records.insert(name, Cached { full_name, record });
+        if !changed.contains(&key) {
+            changed.push(key);
+        }
+        changed
+    }
+
+    fn remove(&mut self, full_name: &str) -> Option<InstanceKey> {
+        let name = fold(full_name);
+        let Cached { record, .. } = self.records.remove(&name)?;
+        let key = record.instance.key();
+        if let Some(names) = self.names.get_mut(&key) {
+            names.remove(&(claim(&record), name));
+            if names.is_empty() {
+                self.names.remove(&key);
+            }
+        }
+        Some(key)
+    }
+
+    fn best(&self, key: &InstanceKey) -> Option<&Decoded> {
+        let (_, name) = self.names.get(key)?.first()?;
+        Some(&self.records.get(name)?.record)
+    }
+
+    /// Marks the record of an instance for the case that it goes away, and gives its full name.
+    fn recheck(&mut self, key: &InstanceKey) -> Option<String> {
+        let (_, name) = self.names.get(key)?.first()?;
+        self.rechecked.insert(name.clone());
+        Some(self.records.get(name)?.full_name.clone())
+    }
+
+    /// Whether this is the first that is heard of a record that could not be read.
+    fn note_unread(&mut self, full_name: &str) -> bool {
+        self.unread.len() < MAX_NOTED && self.unread.insert(fold(full_name))
+    }
+
+    fn clear(&mut self) {
+        self.records.clear();
+        self.names.clear();
+        self.rechecked.clear();
+    }
+}
+
+fn claim(record: &Decoded) -> Claim {
+    if record.canonical {
+        Claim::Canonical
+    } else {
+        Claim::Foreign
+    }
+}
+
+/// Names are compared without case (RFC 6762, 16).
+fn fold(full_name: &str) -> String {
+    full_name.to_ascii_lowercase()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,290 @@
+//! Announcing instances, and taking them back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mdns_sd::ServiceInfo;
+use registry_core::{Error, ErrorKind, Held, Instance, InstanceKey, Renewal, Result};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::daemon::Daemon;
+use crate::link::Link;
+use crate::networks::Networks;
+use crate::records::{Record, State};
+use crate::turns::{Turn, Turns};
+use crate::{SERVICE_TYPE, codec, label};
+
+/// How long a daemon may take to report an announcement: probing takes 1 s at most, 2 s when another one probes for
+/// the name at the same time, and as long again to learn what the new name would be.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// What one client announces.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    link: Arc<Link>,
+    /// Part of every host name, so that no two clients share one.
+    session: u64,
+    revisions: AtomicU64,
+    turns: Turns,
+}
+
+impl Publisher {
+    pub(crate) fn new(link: Arc<Link>) -> Self {
+        Self {
+            link,
+            session: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), ()),
+            revisions: AtomicU64::new(0),
+            turns: Turns::default(),
+        }
+    }
+
+    /// Announces an instance, and gives the count of what was published with it.
+    pub(crate) async fn register(&self, instance: &Arc<Instance>) -> Result<u64> {
+        let key = instance.key();
+        let name = label::instance(&key);
+        let host = label::host(self.session, &name);
+        // Refused before it waits for its turn.
+        codec::encode(instance, &host, 0)?;
+        let turn = self.turns.take(&name).await;
+        self.link.check_open()?;
+
+        let full_name = full_name(&name);
+        let before = self.before(&full_name, instance, &turn).await?;
+        let revision = match &before {
+            Some(before) if before.instance == *instance => {
+                if before.state() == State::Announced {
+                    return Ok(before.revision);
+                }
+                before.revision
+            }
+            _ => self.revisions.fetch_add(1, Ordering::Relaxed) + 1,
+        };
+        self.check_carried(instance, before.is_some())?;
+
+        let mut info = codec::encode(instance, &host, revision)?;
+        let ours = before
+            .as_ref()
+            .is_some_and(|before| before.state() == State::Announced);
+        // What is announced already needs no probing to change (RFC 6762, 8.4).
+        info.set_requires_probe(self.link.config.probe && !ours);
+        let daemon = match &before {
+            Some(before) if before.state() != State::Lost => before.daemon.clone(),
+            _ if self.link.records.is_given_away(&full_name) => self.link.daemon_apart()?,
+            _ => self.link.daemon()?,
+        };
+        let attempt = self.attempt(instance.clone(), revision, info, daemon, before.is_none());
+        self.announce(attempt).await?;
+        drop(turn);
+        Ok(revision)
+    }
+
+    /// Takes an instance back; returns when the goodbyes are out.
+    pub(crate) async fn deregister(&self, key: &InstanceKey) -> Result<()> {
+        let name = label::instance(key);
+        let turn = self.turns.take(&name).await;
+        self.link.check_open()?;
+        match self.link.records.get(&full_name(&name)) {
+            Some(record) if record.instance.is(key) => self.take_back(&record, &turn).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a registration is still announced.
+    pub(crate) fn renew(&self, held: &Held) -> Result<Renewal> {
+        self.link.check_open()?;
+        let key = &held.registered.key;
+        let record = self.link.records.get(&full_name(&label::instance(key)));
+        let Some(record) = record.filter(|record| {
+            record.instance.is(key) && i64::try_from(record.revision) == Ok(held.registered.token)
+        }) else {
+            return Ok(Renewal::Unknown);
+        };
+        match record.state() {
+            State::Announced => Ok(Renewal::Held(held.registered.clone())),
+            State::Renamed => Err(conflict(key)),
+            State::Announcing | State::Lost => Ok(Renewal::Unknown),
+        }
+    }
+
+    /// Takes everything back and ends the daemons.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let shared = self.link.close();
+        let records = self.link.records.clear();
+        if let Some(daemon) = shared {
+            let names: Vec<_> = records
+                .iter()
+                .filter(|record| Arc::ptr_eq(&record.daemon, &daemon))
+                .map(|record| record.info.get_fullname())
+                .collect();
+            daemon.unregister(&names).await?;
+            daemon.shut_down().await?;
+        }
+        for record in records {
+            record.daemon.shut_down().await?;
+        }
+        Ok(())
+    }
+
+    /// The same where nothing can be awaited.
+    pub(crate) fn end(&self) {
+        let shared = self.link.close();
+        let records = self.link.records.clear();
+        for daemon in records.iter().map(|record| &record.daemon).chain(&shared) {
+            daemon.end();
+        }
+    }
+
+    /// What is announced under this name now, past what cannot be announced under it any more.
+    async fn before(
+        &self,
+        full_name: &str,
+        instance: &Instance,
+        turn: &Turn,
+    ) -> Result<Option<Record>> {
+        let Some(record) = self.link.records.get(full_name) else {
+            return Ok(None);
+        };
+        if !record.instance.is(&instance.key()) {
+            return Err(conflict(&instance.key()));
+        }
+        if record.state() == State::Renamed {
+            self.link.records.give_away(full_name);
+            self.take_back(&record, turn).await?;
+            return Ok(None);
+        }
+        Ok(Some(record))
+    }
+
+    /// Refuses addresses that no announcement can carry: mdns-sd would not say a word.
+    fn check_carried(&self, instance: &Instance, announced_before: bool) -> Result<()> {
+        let networks = Networks::now(&self.link.config)?;
+        let addresses = [&instance.address].into_iter().chain(&instance.alternates);
+        let addresses = addresses.filter_map(|address| address.socket_addr());
+        let Some(foreign) = addresses
+            .map(|address| address.ip())
+            .find(|ip| !networks.carry(*ip))
+        else {
+            return Ok(());
+        };
+        // What was announced had a network, which may come back.
+        let kind = if announced_before {
+            ErrorKind::Unavailable
+        } else {
+            ErrorKind::Invalid
+        };
+        let message = format!(
+            "mDNS announces an address within a network of this machine alone, and {foreign} is in none of: {networks}; \
+             announce an address of this machine, see Address::advertise"
+        );
+        Err(Error::new(kind, message).with("instance", instance.key()))
+    }
+
+    fn attempt(
+        &self,
+        instance: Arc<Instance>,
+        revision: u64,
+        info: ServiceInfo,
+        daemon: Arc<Daemon>,
+        first: bool,
+    ) -> Attempt<'_> {
+        let state = watch::Sender::new(State::Announcing);
+        let record = Record {
+            instance,
+            revision,
+            info,
+            daemon,
+            state,
+        };
+        self.link.records.insert(record.clone());
+        Attempt {
+            link: &self.link,
+            record,
+            undo: first,
+        }
+    }
+
+    async fn announce(&self, mut attempt: Attempt<'_>) -> Result<()> {
+        let record = attempt.record.clone();
+        let key = record.instance.key();
+        record.daemon.register(&record.info).await?;
+        let mut state = record.state.subscribe();
+        let reported = state.wait_for(|state| *state != State::Announcing);
+        let reported = timeout(ANNOUNCE_TIMEOUT, reported)
+            .await
+            .map(|state| state.map(|state| *state));
+        match reported {
+            Ok(Ok(State::Announced)) => {
+                attempt.undo = false;
+                Ok(())
+            }
+            Ok(Ok(State::Renamed)) => {
+                self.link.records.give_away(record.info.get_fullname());
+                attempt.undo = true;
+                Err(conflict(&key))
+            }
+            Err(_) => {
+                // Its report may be lost, and with it the news that somebody else has the name.
+                self.link.records.give_away(record.info.get_fullname());
+                let message =
+                    format!("mDNS did not announce the instance within {ANNOUNCE_TIMEOUT:?}");
+                Err(Error::new(ErrorKind::Unavailable, message).with("instance", key))
+            }
+            Ok(_) => {
+                self.link.check_open()?;
+                let message = "the mDNS daemon ended, or the network is gone";
+                Err(Error::new(ErrorKind::Unavailable, message).with("instance", key))
+            }
+        }
+    }
+
+    async fn take_back(&self, record: &Record, _turn: &Turn) -> Result<()> {
+        let full_name = record.info.get_fullname();
+        // Whatever becomes of this call, it is no longer held.
+        self.link.records.leaving(full_name);
+        record.daemon.unregister(&[full_name]).await?;
+        self.link.records.remove(full_name);
+        if !self.link.shares(&record.daemon) {
+            record.daemon.shut_down().await?;
+        }
+        Ok(())
+    }
+}
+
+/// An announcement on its way. One that ends without success, or whose caller is gone, is undone where there was
+/// nothing before it.
+struct Attempt<'a> {
+    link: &'a Link,
+    record: Record,
+    undo: bool,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.undo {
+            return;
+        }
+        let full_name = self.record.info.get_fullname();
+        self.link.records.leaving(full_name);
+        if !self.link.shares(&self.record.daemon) {
+            self.record.daemon.end();
+        } else if !self.record.daemon.unregister_now(full_name) {
+            // It stays among the records, so that the next call or `close` takes it back.
+            return;
+        }
+        self.link.records.remove(full_name);
+    }
+}
+
+fn full_name(label: &str) -> String {
+    format!("{label}.{SERVICE_TYPE}")
+}
+
+fn conflict(key: &InstanceKey) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "somebody else on the link has this instance id; choose another one",
+    )
+    .with("instance", key)
+}

@@ -1,0 +1,175 @@
+//! What this client announces, and how the daemons say it fares.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mdns_sd::ServiceInfo;
+use registry_core::{Host, Instance};
+use tokio::sync::watch;
+
+use crate::daemon::Daemon;
+use crate::networks::Networks;
+
+/// How a record fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It is being probed, or its announcement was not reported yet.
+    Announcing,
+    /// Others can see it.
+    Announced,
+    /// Somebody else has the name: others see it under another one, if at all.
+    Renamed,
+    /// It is no longer announced: its daemon ended, or the network of its address is gone.
+    Lost,
+}
+
+/// One record that is announced, or should be.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) revision: u64,
+    pub(crate) info: ServiceInfo,
+    pub(crate) daemon: Arc<Daemon>,
+    pub(crate) state: watch::Sender<State>,
+}
+
+/// The records of one client, by their full names.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    records: Mutex<HashMap<String, Record>>,
+    /// Names that a daemon gave away: it would announce them under their new names for ever.
+    given_away: Mutex<HashSet<String>>,
+    /// Counts what should be renewed.
+    losses: watch::Sender<u64>,
+}
+
+impl Record {
+    pub(crate) fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    fn is_carried(&self, networks: &Networks) -> bool {
+        let addresses = [&self.instance.address]
+            .into_iter()
+            .chain(&self.instance.alternates);
+        addresses.into_iter().all(|address| match address.host() {
+            Host::V4(ip) => networks.carry((*ip).into()),
+            Host::V6(ip, _) => networks.carry((*ip).into()),
+            Host::Name(_) => false,
+        })
+    }
+}
+
+impl Records {
+    pub(crate) fn get(&self, full_name: &str) -> Option<Record> {
+        lock(&self.records).get(full_name).cloned()
+    }
+
+    pub(crate) fn insert(&self, record: Record) {
+        lock(&self.records).insert(record.info.get_fullname().to_owned(), record);
+    }
+
+    pub(crate) fn remove(&self, full_name: &str) {
+        lock(&self.records).remove(full_name);
+    }
+
+    /// Takes all records out, for good: who waits for one learns that it is lost.
+    pub(crate) fn clear(&self) -> Vec<Record> {
+        let records: Vec<_> = lock(&self.records)
+            .drain()
+            .map(|(_, record)| record)
+            .collect();
+        for record in &records {
+            record.state.send_replace(State::Lost);
+        }
+        records
+    }
+
+    pub(crate) fn losses(&self) -> watch::Receiver<u64> {
+        self.losses.subscribe()
+    }
+
+    /// Remembers that a name cannot be used with the daemon that gave it away.
+    pub(crate) fn give_away(&self, full_name: &str) {
+        lock(&self.given_away).insert(full_name.to_owned());
+    }
+
+    pub(crate) fn is_given_away(&self, full_name: &str) -> bool {
+        lock(&self.given_away).contains(full_name)
+    }
+
+    /// A daemon announced this name.
+    pub(crate) fn announced(&self, full_name: &str) {
+        if let Some(record) = lock(&self.records).get(full_name) {
+            record.state.send_if_modified(|state| {
+                let awaited = *state == State::Announcing;
+                if awaited {
+                    *state = State::Announced;
+                }
+                awaited
+            });
+        }
+    }
+
+    /// A daemon lost this name to somebody else.
+    pub(crate) fn renamed(&self, full_name: &str) {
+        let records = lock(&self.records);
+        if let Some(record) = records.get(full_name) {
+            record.state.send_replace(State::Renamed);
+            drop(records);
+            self.note_loss();
+        }
+    }
+
+    /// A daemon ended.
+    pub(crate) fn ended(&self, daemon: &Arc<Daemon>) {
+        for record in lock(&self.records).values() {
+            if Arc::ptr_eq(&record.daemon, daemon) {
+                record.state.send_replace(State::Lost);
+            }
+        }
+        self.note_loss();
+    }
+
+    /// It is about to be taken back: from here it is not announced again.
+    pub(crate) fn leaving(&self, full_name: &str) {
+        if let Some(record) = lock(&self.records).get(full_name) {
+            record.state.send_replace(State::Lost);
+        }
+    }
+
+    /// The networks of a daemon changed. Announces its records again, since a daemon announces a fixed address only
+    /// on the interfaces that were there when it was given the record.
+    pub(crate) fn moved(&self, daemon: &Arc<Daemon>, networks: &Networks, probe: bool) {
+        let mut loss = false;
+        // Under the lock, so that no older state of a record follows a newer one.
+        for record in lock(&self.records).values() {
+            if !Arc::ptr_eq(&record.daemon, daemon) {
+                continue;
+            }
+            match record.state() {
+                State::Announced => {
+                    let mut info = record.info.clone();
+                    info.set_requires_probe(probe);
+                    if !record.is_carried(networks) || !daemon.register_now(&info) {
+                        record.state.send_replace(State::Lost);
+                        loss = true;
+                    }
+                }
+                State::Lost => loss |= record.is_carried(networks),
+                State::Announcing | State::Renamed => {}
+            }
+        }
+        if loss {
+            self.note_loss();
+        }
+    }
+
+    fn note_loss(&self) {
+        self.losses.send_modify(|losses| *losses += 1);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,160 @@
+//! The registry itself.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use registry_core::{
+    Capability, Change, Held, Instance, InstanceKey, ReadOptions, Registered, Registration,
+    Registry, Renewal, Result, Scope, ServiceName, Watcher, Window,
+};
+use tokio::sync::watch;
+
+use crate::browse::Browser;
+use crate::codec::{MAX_PAIR, MAX_RECORD};
+use crate::config::MdnsConfig;
+use crate::link::Link;
+use crate::publish::Publisher;
+
+/// A registry on the local link. There is no server: each client announces its own instances and listens to the
+/// others.
+///
+/// It starts one thread when it is first used, and begins to listen at the first read or watch. Dropping it, or
+/// better [`close`](Registry::close), says goodbye for all that it announced; without a goodbye the others see its
+/// instances for 120 s.
+pub struct Mdns {
+    link: Arc<Link>,
+    publisher: Publisher,
+    browser: Arc<Browser>,
+    losses: tokio::sync::Mutex<watch::Receiver<u64>>,
+    closing: tokio::sync::Mutex<()>,
+}
+
+impl Mdns {
+    /// A client of the local link. It speaks to nobody yet.
+    ///
+    /// # Errors
+    /// `Config` for a port 0, and for interfaces beside `loopback`.
+    pub fn new(config: MdnsConfig) -> Result<Self> {
+        config.check()?;
+        let link = Arc::new(Link::new(config));
+        Ok(Self {
+            publisher: Publisher::new(link.clone()),
+            browser: Arc::default(),
+            losses: link.records.losses().into(),
+            closing: tokio::sync::Mutex::default(),
+            link,
+        })
+    }
+
+    /// How many records of our type were skipped so far because they could not be read as an instance.
+    pub fn skipped(&self) -> u64 {
+        self.browser.skipped()
+    }
+
+    /// The instances in this scope, once the first answers are in.
+    async fn settled(&self, scope: &Scope) -> Result<Vec<Arc<Instance>>> {
+        let changes = self.browser.open(&self.link, scope)?.next().await?;
+        Ok(changes
+            .into_iter()
+            .filter_map(|change| match change {
+                Change::Snapshot(instances) => Some(instances),
+                _ => None,
+            })
+            .flatten()
+            .collect())
+    }
+}
+
+#[async_trait]
+impl Registry for Mdns {
+    fn capability(&self) -> Capability {
+        let mut capability = Capability::new();
+        capability.watch_all = true;
+        capability.recheck = true;
+        capability.conflicts = self.link.config.probe;
+        // Three probes in 1 s at most, then the announcement (RFC 6762, 8.1).
+        capability.windows.visible = Duration::from_millis(1500);
+        // Whoever hears a goodbye keeps the record for 1 s (RFC 6762, 10.1).
+        capability.windows.gone = Duration::from_millis(1500);
+        // The TTL of SRV and address records (RFC 6762, 10).
+        capability.windows.crash = Some(Window::fixed(Duration::from_secs(120)));
+        capability.windows.settle = Duration::from_millis(1500);
+        capability.limits.metadata_pair = MAX_PAIR;
+        capability.limits.record = Some(MAX_RECORD);
+        capability
+    }
+
+    async fn register(&self, registration: &Registration) -> Result<Registered> {
+        self.capability().admit(registration)?;
+        let revision = self.publisher.register(&registration.instance).await?;
+        let token = i64::try_from(revision).unwrap_or(i64::MAX);
+        Ok(Registered::new(registration.key(), None, token))
+    }
+
+    async fn renew(&self, held: &[Held]) -> Vec<Result<Renewal>> {
+        held.iter().map(|held| self.publisher.renew(held)).collect()
+    }
+
+    async fn lost(&self) {
+        // Never an error: the sender lives in the records, which this client holds.
+        let _ = self.losses.lock().await.changed().await;
+    }
+
+    async fn deregister(&self, key: &InstanceKey) -> Result<()> {
+        self.publisher.deregister(key).await
+    }
+
+    async fn lookup(
+        &self,
+        service: &ServiceName,
+        options: &ReadOptions,
+    ) -> Result<Vec<Arc<Instance>>> {
+        self.capability().admit_read(options)?;
+        self.settled(&service.clone().into()).await
+    }
+
+    async fn services(&self, options: &ReadOptions) -> Result<Vec<ServiceName>> {
+        self.capability().admit_read(options)?;
+        let instances = self.settled(&Scope::All).await?;
+        let mut services: Vec<_> = instances
+            .iter()
+            .map(|instance| instance.service.clone())
+            .collect();
+        services.sort_unstable();
+        services.dedup();
+        Ok(services)
+    }
+
+    async fn watch(&self, scope: &Scope, options: &ReadOptions) -> Result<Box<dyn Watcher>> {
+        self.capability().admit_read(options)?;
+        Ok(Box::new(self.browser.open(&self.link, scope)?))
+    }
+
+    async fn recheck(&self, key: &InstanceKey) -> Result<()> {
+        self.link.check_open()?;
+        self.browser.recheck(&self.link, key).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        let _closing = self.closing.lock().await;
+        self.browser.close();
+        self.publisher.close().await
+    }
+}
+
+impl Drop for Mdns {
+    fn drop(&mut self) {
+        self.browser.close();
+        self.publisher.end();
+    }
+}
+
+impl fmt::Debug for Mdns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mdns")
+            .field("config", &self.link.config)
+            .finish_non_exhaustive()
+    }
+}
