@@ -53,7 +53,8 @@ async fn story() -> Result<ExitCode, Box<dyn error::Error>> {
         );
         servers.push(server);
     }
-    let discovery = Discovery::new(connect(&url).await?);
+    let registry = connect(&url).await?;
+    let discovery = Discovery::new(registry.clone());
     let balancer = discovery.balancer(SERVICE, RoundRobin::default()).await?;
     let view = balancer.view().clone();
     let mut calls = Calls {
@@ -69,6 +70,7 @@ async fn story() -> Result<ExitCode, Box<dyn error::Error>> {
         () = Narrator::new(console).follow(&view) => {}
         played = play(&mut servers, &view, &mut calls) => played?,
     }
+    registry.close().await?;
 
     let Calls {
         made,
