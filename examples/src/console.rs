@@ -73,12 +73,13 @@ impl Narrator {
         }
     }
 
-    /// Tells what happens, without end.
-    pub async fn follow(mut self, view: &View) {
+    /// Tells what happens until `holds`, of which it has then told. Dropping the future loses nothing.
+    pub async fn tell_until(&mut self, view: &View, holds: impl Fn(&Snapshot) -> bool + Send) {
         let mut moved = view.moved();
         loop {
-            self.tell(&view.snapshot());
-            if moved.changed().await.is_err() {
+            let now = view.snapshot();
+            self.tell(&now);
+            if holds(&now) || moved.changed().await.is_err() {
                 return;
             }
         }

@@ -21,7 +21,7 @@ async fn no_call_fails_and_it_ends_within_15_s() {
     assert!(output.status.success(), "{text}{errors}");
 
     assert!(
-        text.contains("12 calls: 12 answered, 0 failed, 1 answered by another server"),
+        text.contains("12 calls: 12 answered, 0 failed; 1 met a dead server first"),
         "{text}"
     );
     assert_eq!(

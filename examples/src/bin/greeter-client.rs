@@ -39,10 +39,11 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let balancer = discovery.balancer(service, PowerOfTwo::default()).await?;
     let view = balancer.view().clone();
     let client = Client::new(balancer)?;
+    let mut narrator = Narrator::new(console);
     let mut tally = Tally::default();
     tokio::select! {
         () = call(&client, calls, every, &mut tally, console) => {}
-        () = Narrator::new(console).follow(&view) => {}
+        () = narrator.tell_until(&view, |_| false) => {}
         () = signal::interrupted() => {}
     }
     registry.close().await?;

@@ -5,27 +5,33 @@
 mod fleet;
 
 use std::error;
+use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use examples::client::Client;
 use examples::console::{Console, Narrator, span};
-use registry_plugins::{Discovery, Error, ErrorKind, RoundRobin, Snapshot, Status, View, connect};
-use tokio::time::{Instant, sleep, timeout};
+use registry_plugins::{
+    Discovery, Error, ErrorKind, Result, RoundRobin, Snapshot, Status, View, connect,
+};
+use tokio::time::{Instant, timeout};
 
 use fleet::Server;
 
 const SERVICE: &str = "greeter";
 
-/// How long each turn of the story may take.
+/// How long the registry may take to tell each turn of the story.
 const PATIENCE: Duration = Duration::from_secs(6);
+
+/// The time between two calls.
+const PAUSE: Duration = Duration::from_millis(100);
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn error::Error>> {
     let words: Vec<_> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => story().await,
+        [] => run().await,
         [fleet::CHILD, service, id, url] => {
             fleet::serve(service, id, url).await?;
             Ok(ExitCode::SUCCESS)
@@ -34,55 +40,48 @@ async fn main() -> Result<ExitCode, Box<dyn error::Error>> {
     }
 }
 
-async fn story() -> Result<ExitCode, Box<dyn error::Error>> {
+async fn run() -> Result<ExitCode, Box<dyn error::Error>> {
     let console = Console::new("greeter-1".len());
     // Multicast DNS as on any network, but on the loopback interface, since the servers listen there only, and on
     // a port of its own, so that two runs on one machine do not meet.
     let url = format!("mdns://?loopback=true&port={}", free_port()?);
-    console.text(format_args!(
-        "Three servers register, a client finds and calls them. The registry is {url}\n"
-    ));
+    console.text("Three servers register themselves; a client finds and calls them.");
+    console.text(format_args!("The registry is {url}\n"));
 
-    let mut servers = Vec::new();
-    for number in 1..=3 {
-        let server = Server::start(SERVICE, format!("{SERVICE}-{number}"), &url)?;
+    let start = |number| Server::start(SERVICE, format!("{SERVICE}-{number}"), &url);
+    let servers = [start(1)?, start(2)?, start(3)?];
+    for server in &servers {
         console.event(
             "started",
             &server.id,
             format_args!("process {}", server.pid),
         );
-        servers.push(server);
     }
     let registry = connect(&url).await?;
     let discovery = Discovery::new(registry.clone());
     let balancer = discovery.balancer(SERVICE, RoundRobin::default()).await?;
-    let view = balancer.view().clone();
-    let mut calls = Calls {
-        client: Client::new(balancer)?,
+    let mut story = Story {
         console,
+        narrator: Narrator::new(console),
+        view: balancer.view().clone(),
+        client: Client::new(balancer)?,
         made: 0,
         failed: 0,
         retried: 0,
     };
-    tokio::select! {
-        // Polled first, so that a change is told before what follows from it.
-        biased;
-        () = Narrator::new(console).follow(&view) => {}
-        played = play(&mut servers, &view, &mut calls) => played?,
-    }
+    story.play(servers).await?;
     registry.close().await?;
 
-    let Calls {
+    let Story {
         made,
         failed,
         retried,
         ..
-    } = calls;
-    let answered = made - failed;
-    let took = span(console.elapsed());
+    } = story;
     console.text(format_args!(
-        "\n{made} calls: {answered} answered, {failed} failed, {retried} answered by another server than the first \
-         one tried; {took} in all"
+        "\n{made} calls: {} answered, {failed} failed; {retried} met a dead server first. {} in all.",
+        made - failed,
+        span(console.elapsed())
     ));
     Ok(if failed == 0 {
         ExitCode::SUCCESS
@@ -91,92 +90,80 @@ async fn story() -> Result<ExitCode, Box<dyn error::Error>> {
     })
 }
 
-async fn play(
-    servers: &mut [Server],
-    view: &View,
-    calls: &mut Calls,
-) -> Result<(), Box<dyn error::Error>> {
-    let console = calls.console;
-    let [first, second, third] = servers else {
-        return Err("the story has three servers".into());
-    };
-    until(view, "three servers are found", |now| {
-        now.instances.len() == 3
-    })
-    .await?;
-    calls.make(4).await;
-
-    second.kill().await?;
-    let killed = Instant::now();
-    console.event(
-        "killed",
-        &second.id,
-        "with SIGKILL: it could not say goodbye",
-    );
-    calls.make(6).await;
-    until(view, "the killed server is gone", |now| {
-        status(now, &second.id).is_none()
-    })
-    .await?;
-    let after = span(killed.elapsed());
-    console.event(
-        "noticed",
-        &second.id,
-        format_args!(
-            "{after} after the kill: the call that met nobody made the registry look again"
-        ),
-    );
-
-    let began = Instant::now();
-    first.shut_down();
-    console.event(
-        "shut down",
-        &first.id,
-        "it drains first: it still answers, and nobody chooses it",
-    );
-    let drains = |now: &Snapshot| status(now, &first.id) != Some(Status::Up);
-    until(view, "the first server drains", drains).await?;
-    calls.make(2).await;
-    third.shut_down();
-    console.event("shut down", &third.id, "the last one");
-    until(view, "everybody is gone", |now| now.instances.is_empty()).await?;
-    for server in [first, third] {
-        let ended = timeout(PATIENCE, server.ended()).await??;
-        if !ended.success() {
-            return Err(format!("{} did not end well: {ended}", server.id).into());
-        }
-        console.event(
-            "ended",
-            &server.id,
-            format_args!("{} after the first was told to", span(began.elapsed())),
-        );
-    }
-    Ok(())
-}
-
-/// The calls of the client, and how they went.
-struct Calls {
-    client: Client,
+/// The client's side of the story.
+struct Story {
     console: Console,
+    narrator: Narrator,
+    view: View,
+    client: Client,
     made: u32,
     failed: u32,
     retried: u32,
 }
 
-impl Calls {
-    async fn make(&mut self, count: u32) {
+impl Story {
+    async fn play(&mut self, servers: [Server; 3]) -> Result<(), Box<dyn error::Error>> {
+        let [mut first, mut second, mut third] = servers;
+        let console = self.console;
+        self.until("three servers are there", |now| now.instances.len() == 3)
+            .await?;
+        self.call(4).await;
+
+        second.kill().await?;
+        let killed = Instant::now();
+        console.event(
+            "killed",
+            &second.id,
+            "with SIGKILL: it could not say goodbye",
+        );
+        self.call(6).await;
+        self.until("the killed one is gone", |now| {
+            status(now, &second).is_none()
+        })
+        .await?;
+        let late = span(killed.elapsed());
+        console.event(
+            "noticed",
+            &second.id,
+            format_args!("{late} after the kill: a call met nobody, so the registry looked again"),
+        );
+
+        let told = Instant::now();
+        first.shut_down();
+        console.event(
+            "shut down",
+            &first.id,
+            "it drains: it still answers, but nobody chooses it",
+        );
+        self.until("it drains", |now| status(now, &first) != Some(Status::Up))
+            .await?;
+        self.call(2).await;
+        third.shut_down();
+        console.event("shut down", &third.id, "the last one");
+        self.until("nobody is left", |now| now.instances.is_empty())
+            .await?;
+        for mut server in [first, third] {
+            let code = timeout(PATIENCE, server.ended()).await??;
+            let took = span(told.elapsed());
+            console.event("ended", &server.id, format_args!("{code}, after {took}"));
+            if !code.success() {
+                return Err(format!("{} did not end well", server.id).into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn call(&mut self, count: u32) {
         for _ in 0..count {
-            sleep(Duration::from_millis(100)).await;
+            // It never holds: this is a pause in which the registry may be heard.
+            let _ = timeout(PAUSE, self.narrator.tell_until(&self.view, |_| false)).await;
             self.made += 1;
             let what = format!("call {}", self.made);
             match self.client.greet("world").await {
                 Ok(reply) => {
                     for attempt in &reply.retried {
-                        self.console.event(
-                            &what,
-                            &attempt.who.id,
-                            format_args!("{attempt}: tried elsewhere"),
-                        );
+                        let detail = format_args!("{attempt}: tried elsewhere");
+                        self.console.event(&what, &attempt.who.id, detail);
                     }
                     self.retried += u32::from(!reply.retried.is_empty());
                     let detail = format_args!("{:?} in {}", reply.text, span(reply.took));
@@ -189,31 +176,24 @@ impl Calls {
             }
         }
     }
+
+    /// Waits until the registry says so.
+    async fn until(&mut self, what: &str, holds: impl Fn(&Snapshot) -> bool + Send) -> Result<()> {
+        let told = timeout(PATIENCE, self.narrator.tell_until(&self.view, holds)).await;
+        told.map_err(|_| {
+            let late = format!("it did not tell within {} that {what}", span(PATIENCE));
+            Error::new(ErrorKind::Unavailable, late)
+        })
+    }
 }
 
-/// Waits until the registry says so.
-async fn until(
-    view: &View,
-    what: &str,
-    holds: impl Fn(&Snapshot) -> bool + Send + Sync,
-) -> registry_plugins::Result<()> {
-    let mut moved = view.moved();
-    let wait = async { while !holds(&view.snapshot()) && moved.changed().await.is_ok() {} };
-    timeout(PATIENCE, wait).await.map_err(|_| {
-        let late = format!("it did not tell within {} that {what}", span(PATIENCE));
-        Error::new(ErrorKind::Unavailable, late)
-    })
-}
-
-fn status(now: &Snapshot, id: &str) -> Option<Status> {
+fn status(now: &Snapshot, server: &Server) -> Option<Status> {
     let mut instances = now.instances.iter();
-    instances
-        .find(|instance| instance.id.as_str() == id)
-        .map(|instance| instance.status)
+    let instance = instances.find(|instance| instance.id.as_str() == server.id)?;
+    Some(instance.status)
 }
 
-fn free_port() -> std::io::Result<u16> {
-    Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?
-        .local_addr()?
-        .port())
+fn free_port() -> io::Result<u16> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    Ok(socket.local_addr()?.port())
 }
