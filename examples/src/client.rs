@@ -113,12 +113,11 @@ impl Client {
 
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.error.is_connect() {
+        f.write_str(if self.error.is_connect() {
             "refused the connection"
         } else {
-            "did not answer"
-        };
-        write!(f, "{} {what}", self.who.id)
+            "did not answer well"
+        })
     }
 }
 
@@ -126,7 +125,7 @@ impl fmt::Display for Unanswered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.reason)?;
         for attempt in &self.tried {
-            write!(f, "; {attempt}")?;
+            write!(f, "; {} {attempt}", attempt.who.id)?;
         }
         Ok(())
     }

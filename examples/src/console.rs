@@ -9,6 +9,8 @@ use std::time::Duration;
 use registry_plugins::{Freshness, Instance, InstanceId, Snapshot, View};
 use tokio::time::Instant;
 
+use crate::client::{Reply, Unanswered};
+
 /// Writes one aligned line for each event, with the time since the program began.
 #[derive(Clone, Copy, Debug)]
 pub struct Console {
@@ -32,6 +34,22 @@ impl Console {
         self.text(format_args!(
             "{at:>7.2} s  {what:<10}  {who:<names$}  {detail}"
         ));
+    }
+
+    /// How a call went: whom it met, and who answered.
+    pub fn call(&self, number: u64, result: &Result<Reply, Unanswered>) {
+        let what = format!("call {number}");
+        match result {
+            Ok(reply) => {
+                for attempt in &reply.retried {
+                    let detail = format_args!("{attempt}: tried elsewhere");
+                    self.event(&what, &attempt.who.id, detail);
+                }
+                let detail = format_args!("{:?} in {}", reply.text, span(reply.took));
+                self.event(&what, &reply.by.id, detail);
+            }
+            Err(unanswered) => self.event(&what, "nobody", unanswered),
+        }
     }
 
     /// A line of plain text. A terminal that is gone is no reason to fail.

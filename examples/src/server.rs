@@ -79,7 +79,7 @@ pub async fn run(
     drop(finish);
     let answered = serving.await?;
     registry.close().await?;
-    console.event("ended", &id, format_args!("{answered} calls answered"));
+    console.event("ended", &id, format_args!("calls answered: {answered}"));
     Ok(())
 }
 

@@ -103,7 +103,9 @@ async fn servers_come_and_go_and_every_call_is_answered() {
     client.says(&["call", "this is second"]).await;
 
     second.process.kill().await.unwrap();
-    client.says(&["retry", "second"]).await;
+    client
+        .says(&["call", "second", "refused the connection"])
+        .await;
     client.says(&["gone", "second"]).await;
 
     let mut third = Program::server(&registry, "third");

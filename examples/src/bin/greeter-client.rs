@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use examples::args::Args;
 use examples::client::Client;
-use examples::console::{Console, Narrator, span};
+use examples::console::{Console, Narrator};
 use examples::{hint, signal};
 use registry_plugins::{Discovery, PowerOfTwo, ServiceName, connect_from_env};
 use tokio::time::{MissedTickBehavior, interval};
@@ -73,20 +73,11 @@ async fn call(client: &Client, calls: u64, every: Duration, tally: &mut Tally, c
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for number in 1.. {
         ticks.tick().await;
-        let what = format!("call {number}");
-        match client.greet("world").await {
-            Ok(reply) => {
-                for attempt in &reply.retried {
-                    console.event("retry", &attempt.who.id, attempt);
-                }
-                let detail = format_args!("{:?} in {}", reply.text, span(reply.took));
-                console.event(&what, &reply.by.id, detail);
-                tally.answered += 1;
-            }
-            Err(unanswered) => {
-                console.event(&what, "nobody", unanswered);
-                tally.unanswered += 1;
-            }
+        let result = client.greet("world").await;
+        console.call(number, &result);
+        match result {
+            Ok(_) => tally.answered += 1,
+            Err(_) => tally.unanswered += 1,
         }
         if number == calls {
             return;

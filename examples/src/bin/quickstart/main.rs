@@ -96,9 +96,9 @@ struct Story {
     narrator: Narrator,
     view: View,
     client: Client,
-    made: u32,
-    failed: u32,
-    retried: u32,
+    made: u64,
+    failed: u64,
+    retried: u64,
 }
 
 impl Story {
@@ -158,21 +158,11 @@ impl Story {
             // It never holds: this is a pause in which the registry may be heard.
             let _ = timeout(PAUSE, self.narrator.tell_until(&self.view, |_| false)).await;
             self.made += 1;
-            let what = format!("call {}", self.made);
-            match self.client.greet("world").await {
-                Ok(reply) => {
-                    for attempt in &reply.retried {
-                        let detail = format_args!("{attempt}: tried elsewhere");
-                        self.console.event(&what, &attempt.who.id, detail);
-                    }
-                    self.retried += u32::from(!reply.retried.is_empty());
-                    let detail = format_args!("{:?} in {}", reply.text, span(reply.took));
-                    self.console.event(&what, &reply.by.id, detail);
-                }
-                Err(unanswered) => {
-                    self.failed += 1;
-                    self.console.event(&what, "nobody", unanswered);
-                }
+            let result = self.client.greet("world").await;
+            self.console.call(self.made, &result);
+            match result {
+                Ok(reply) => self.retried += u64::from(!reply.retried.is_empty()),
+                Err(_) => self.failed += 1,
             }
         }
     }
