@@ -68,6 +68,30 @@ async fn a_view_begins_complete_and_follows() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_plugin_tells_twice_is_told_once() {
+    let registry = Scripted::new();
+    registry.stutter();
+    register(&*registry, "a", 1).await;
+    let view = Discovery::new(registry.clone())
+        .service("greeter")
+        .await
+        .unwrap();
+    let generation = async |at_least| {
+        sleep(SECOND).await;
+        let now = view.snapshot().generation;
+        assert_eq!(now, at_least);
+    };
+    generation(1).await;
+    register(&*registry, "a", 2).await;
+    generation(2).await;
+    registry
+        .deregister(&view.snapshot().instances[0].key())
+        .await
+        .unwrap();
+    generation(3).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unknown_service_is_an_empty_snapshot_at_once() {
     let discovery = Discovery::new(Scripted::new());
     let view = timeout(SECOND, discovery.service("nobody"))

@@ -168,6 +168,27 @@ async fn a_deregistration_is_final_even_against_an_attempt_on_its_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deregistration_waits_for_an_attempt_on_its_way_and_undoes_it() {
+    let registry = Scripted::new();
+    let registrar = Registrar::new(registry.clone());
+    let handle = registrar.register(greeter("a")).await.unwrap();
+    registry.hang(true);
+    let update = handle.update(|instance| instance.weight(2));
+    let deregister = async {
+        sleep(SECOND).await;
+        registry.hang(false);
+        handle.deregister().await
+    };
+    let (updated, deregistered) = timeout(8 * SECOND, async { tokio::join!(update, deregister) })
+        .await
+        .expect("both are answered");
+    assert_eq!(updated.unwrap_err().kind(), ErrorKind::Closed);
+    deregistered.unwrap();
+    sleep(60 * SECOND).await;
+    assert!(lookup(&*registry, "greeter").await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deregistration_during_an_outage_fails_and_is_done_when_it_ends() {
     let registry = Scripted::new();
     let registrar = Registrar::new(registry.clone());

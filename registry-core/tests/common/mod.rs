@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use registry_core::{
-    Capability, Error, ErrorKind, Held, Instance, InstanceKey, Memory, ReadOptions, Registered,
-    Registration, Registry, Renewal, Result, Scope, ServiceName, Watcher, async_trait,
+    Capability, Change, Error, ErrorKind, Held, Instance, InstanceKey, Memory, ReadOptions,
+    Registered, Registration, Registry, Renewal, Result, Scope, ServiceName, Watcher, async_trait,
 };
 use tokio::time::{Instant, sleep};
 
@@ -53,6 +53,8 @@ struct Script {
     hang: bool,
     /// The next registrations reach the server, and this is what the caller hears.
     lie: Option<ErrorKind>,
+    /// Watches tell everything twice.
+    stutter: bool,
 }
 
 impl Scripted {
@@ -82,6 +84,10 @@ impl Scripted {
 
     pub(crate) fn hang(&self, hang: bool) {
         self.script.lock().unwrap().hang = hang;
+    }
+
+    pub(crate) fn stutter(&self) {
+        self.script.lock().unwrap().stutter = true;
     }
 
     pub(crate) fn lie(&self, kind: Option<ErrorKind>) {
@@ -145,7 +151,16 @@ impl Registry for Scripted {
     async fn watch(&self, scope: &Scope, options: &ReadOptions) -> Result<Box<dyn Watcher>> {
         self.watches.fetch_add(1, Ordering::Relaxed);
         self.call().await;
-        self.memory.watch(scope, options).await
+        let watcher = self.memory.watch(scope, options).await?;
+        let stutter = self.script.lock().unwrap().stutter;
+        Ok(if stutter {
+            Box::new(Stutter {
+                watcher,
+                again: None,
+            })
+        } else {
+            watcher
+        })
     }
 
     async fn recheck(&self, _key: &InstanceKey) -> Result<()> {
@@ -155,5 +170,22 @@ impl Registry for Scripted {
 
     async fn close(&self) -> Result<()> {
         self.memory.close().await
+    }
+}
+
+struct Stutter {
+    watcher: Box<dyn Watcher>,
+    again: Option<Vec<Change>>,
+}
+
+#[async_trait]
+impl Watcher for Stutter {
+    async fn next(&mut self) -> Result<Vec<Change>> {
+        if let Some(again) = self.again.take() {
+            return Ok(again);
+        }
+        let changes = self.watcher.next().await?;
+        self.again = Some(changes.clone());
+        Ok(changes)
     }
 }
