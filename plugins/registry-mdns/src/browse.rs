@@ -228,7 +228,7 @@ impl Cache {
     fn insert(&mut self, full_name: &str, record: Decoded) -> Vec<InstanceKey> {
         let name = fold(full_name);
         if let Some(Cached { record: known, .. }) = self.records.get(&name)
-            && known.host == record.host
+            && known.announcer == record.announcer
             && known.revision > record.revision
         {
             return Vec::new();

@@ -1,7 +1,6 @@
 //! What is written into DNS-SD records, and how it is read.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::str;
 use std::sync::Arc;
@@ -14,9 +13,13 @@ use registry_core::{
 
 use crate::{SERVICE_TYPE, label};
 
-/// Most bytes of a TXT record here, length bytes included: with its name it fits one packet on Ethernet (RFC 6763,
-/// 6.2, advises 1300).
-pub const MAX_RECORD: usize = 1300;
+/// Most bytes of a TXT record here, length bytes included, less [`PER_ALTERNATE`] for each alternate address. With it
+/// all records of an instance fit one packet on Ethernet, so that nobody sees them half changed (RFC 6763, 6.2,
+/// advises 1300 for the TXT record alone).
+pub const MAX_RECORD: usize = 1200;
+
+/// Bytes of an AAAA record, its name compressed.
+const PER_ALTERNATE: usize = 28;
 
 /// Most bytes of one `key=value` (RFC 6763, 6.1).
 const MAX_STRING: usize = 255;
@@ -44,8 +47,8 @@ impl From<Error> for Undecodable {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Decoded {
     pub(crate) instance: Arc<Instance>,
-    /// The host and the count of what it published: of one host, the higher count is the later state.
-    pub(crate) host: String,
+    /// Who announced it, and the count of what was published: of one announcer, the higher count is the later state.
+    pub(crate) announcer: String,
     pub(crate) revision: u64,
     /// The record has the name that we would give the instance; another's record of the same instance yields to it.
     pub(crate) canonical: bool,
@@ -120,7 +123,7 @@ pub(crate) fn decode(record: &ResolvedService) -> Result<Decoded, Undecodable> {
     Ok(Decoded {
         canonical: label.to_lowercase() == own,
         instance: Arc::new(instance),
-        host: record.host.to_lowercase(),
+        announcer: label::announcer(&record.host).to_lowercase(),
         revision: fields.revision,
     })
 }
@@ -143,12 +146,11 @@ fn text(instance: &Instance, ips: &[IpAddr], revision: u64) -> Result<Vec<TxtPro
     if instance.status != Status::Up {
         txt.push("status", instance.status.as_str())?;
     }
-    let mut order = String::new();
-    for ip in ips {
-        let comma = if order.is_empty() { "" } else { "," };
-        let _ = write!(order, "{comma}{ip}");
+    if ips.len() > 1 {
+        let order: Vec<_> = ips.iter().map(IpAddr::to_string).collect();
+        txt.bytes += PER_ALTERNATE * (ips.len() - 1);
+        txt.push("addr", &order.join(","))?;
     }
-    txt.push("addr", &order)?;
     let revision = revision.to_string();
     txt.push("rev", &revision)?;
     // How many digits it has must not decide whether an instance fits.
@@ -191,7 +193,8 @@ impl Text {
             format!("mDNS takes {MAX_STRING} bytes for one key=value, and this one has {bytes}")
         } else if self.bytes > MAX_RECORD {
             format!(
-                "mDNS takes {MAX_RECORD} bytes of TXT record for an instance, and this one has more"
+                "mDNS takes {MAX_RECORD} bytes for an instance, {PER_ALTERNATE} of them for each alternate \
+                 address, and this one has more"
             )
         } else {
             self.properties.push((key, value).into());
@@ -280,8 +283,7 @@ fn number<T: str::FromStr>(text: &str) -> Option<T> {
 
 /// The addresses that were received, in the order that the publisher gave; without one, the likeliest to work first.
 ///
-/// An address that the publisher's order lacks is a leftover of an earlier state. One that was not received belongs
-/// to another link.
+/// An address in that order that was not received belongs to another link.
 fn addresses(record: &ResolvedService, order: Option<&[IpAddr]>) -> Vec<Address> {
     let mut received: Vec<_> = record
         .addresses
@@ -343,5 +345,308 @@ fn rank(ip: &ScopedIp) -> u8 {
         IpAddr::V6(v6) if !v6.is_unicast_link_local() => 3,
         IpAddr::V4(_) => 4,
         IpAddr::V6(_) => 5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::{btree_map, vec};
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOST: &str = "0000-0000-7.local.";
+
+    fn builder() -> registry_core::InstanceBuilder {
+        Instance::new("web", "10.0.0.7:8080").id("a")
+    }
+
+    fn round_trip(instance: &Instance) -> Decoded {
+        decode(&encode(instance, HOST, 7).unwrap().as_resolved_service()).unwrap()
+    }
+
+    /// A record that others wrote.
+    fn foreign(label: &str, ips: &[&str], port: u16, txt: &[&str]) -> ResolvedService {
+        let ips: Vec<IpAddr> = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        let txt: Vec<TxtProperty> = txt
+            .iter()
+            .map(|pair| match pair.split_once('=') {
+                Some((key, value)) => (key, value).into(),
+                None => (*pair).into(),
+            })
+            .collect();
+        ServiceInfo::new(SERVICE_TYPE, label, "printer.local.", &ips[..], port, txt)
+            .unwrap()
+            .as_resolved_service()
+    }
+
+    fn read(txt: &[&str]) -> Result<Decoded, Undecodable> {
+        decode(&foreign("Printer 7", &["10.0.0.9"], 80, txt))
+    }
+
+    fn refused(builder: registry_core::InstanceBuilder, says: &str) {
+        let instance = builder.build().unwrap();
+        let error = encode(&instance, HOST, 7).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains(says), "{error}");
+        assert!(error.to_string().contains("(instance web/"), "{error}");
+    }
+
+    #[test]
+    fn the_text_on_the_wire_is_pinned() {
+        let mut pairs = Metadata::new();
+        pairs.insert("timeout", "5s").unwrap();
+        let instance = builder()
+            .version("1.2")
+            .zone("eu-1")
+            .weight(7)
+            .status(Status::Draining)
+            .alternate("[fd00::7]:8080")
+            .meta("Build", "a=b")
+            .endpoint(Endpoint::new("Hello".try_into().unwrap()).with_metadata(pairs))
+            .build()
+            .unwrap();
+        let info = encode(&instance, HOST, 7).unwrap();
+        let txt: Vec<_> = info
+            .get_properties()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            txt,
+            [
+                "txtvers=1",
+                "service=web",
+                "id=a",
+                "version=1.2",
+                "zone=eu-1",
+                "weight=7",
+                "status=draining",
+                "addr=10.0.0.7,fd00::7",
+                "rev=7",
+                "m.Build=a=b",
+                "e0=Hello",
+                "e0.timeout=5s",
+            ]
+        );
+        assert_eq!(info.get_fullname(), "a@web._micro._tcp.local.");
+        assert_eq!((info.get_hostname(), info.get_port()), (HOST, 8080));
+        let decoded = round_trip(&instance);
+        assert_eq!(*decoded.instance, instance);
+        assert!(decoded.canonical);
+        assert_eq!(
+            (decoded.announcer.as_str(), decoded.revision),
+            ("0000-0000", 7)
+        );
+    }
+
+    #[test]
+    fn what_mdns_cannot_announce_is_refused_with_the_limit() {
+        refused(builder().address("web.internal:8080"), "Address::advertise");
+        refused(builder().alternate("10.0.0.8:9090"), "one port");
+        refused(
+            builder().meta("Key", "1").meta("key", "2"),
+            "differ by case alone",
+        );
+        refused(builder().meta("k", "v".repeat(252)), "255 bytes");
+        assert_eq!(MAX_PAIR, 252);
+        let fits = builder()
+            .meta("k", "v".repeat(MAX_PAIR - 1))
+            .build()
+            .unwrap();
+        assert_eq!(*round_trip(&fits).instance, fits);
+    }
+
+    #[test]
+    fn the_record_has_a_limit_that_the_revision_does_not_move() {
+        let filled = |last: usize| {
+            let filler = (0..4).fold(builder(), |builder, i| {
+                builder.meta(format!("k{i}"), "v".repeat(240))
+            });
+            filler.meta("last", "v".repeat(last))
+        };
+        let free = (0..MAX_PAIR - 4)
+            .rfind(|last| encode(&filled(*last).build().unwrap(), HOST, u64::MAX).is_ok())
+            .unwrap();
+        let largest = filled(free).build().unwrap();
+        let info = encode(&largest, HOST, u64::MAX).unwrap();
+        let bytes: usize = info
+            .get_properties()
+            .iter()
+            .map(|pair| 1 + pair.to_string().len())
+            .sum();
+        assert_eq!(bytes, MAX_RECORD);
+        assert_eq!(*round_trip(&largest).instance, largest);
+        refused(filled(free + 1), "1200 bytes");
+        refused(
+            filled(free).alternate("10.0.0.8:8080"),
+            "28 of them for each alternate",
+        );
+    }
+
+    #[test]
+    fn others_need_to_give_no_more_than_the_service() {
+        let decoded = read(&["service=web", "color", "PATH=/x"]).unwrap();
+        let expected = Instance::new("web", "10.0.0.9:80")
+            .id("Printer 7")
+            .build()
+            .unwrap();
+        assert_eq!(*decoded.instance, expected);
+        assert!(!decoded.canonical);
+        let decoded = read(&[
+            "SERVICE=web",
+            "Id=b",
+            "M.Color=blue",
+            "E2=x",
+            "e2.K=v",
+            "e3.k=orphan",
+            "m.flag",
+        ])
+        .unwrap();
+        assert_eq!(decoded.instance.id.as_str(), "b");
+        assert_eq!(decoded.instance.metadata.get("Color"), Some("blue"));
+        assert_eq!(decoded.instance.metadata.get("flag"), Some(""));
+        assert_eq!(decoded.instance.endpoints.len(), 1);
+        assert_eq!(decoded.instance.endpoints[0].metadata.get("K"), Some("v"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told_apart() {
+        for txt in [
+            &["id=a"][..],
+            &["service="],
+            &["service=a b"],
+            &["service=web", "id=a/b"],
+            &["service=web", "weight=-1"],
+            &["service=web", "weight=65536"],
+            &["service=web", "addr=10.0.0.300"],
+            &["service=web", "txtvers=2"],
+            &["service=web", "rev=x"],
+            &["service=web", "version="],
+            &["service=web", "m.=x"],
+            &["service=web", "addr=10.0.0.8"],
+        ] {
+            assert!(read(txt).is_err(), "{txt:?}");
+        }
+        assert!(decode(&foreign("x", &["10.0.0.9"], 0, &["service=web"])).is_err());
+        assert!(
+            decode(&foreign(
+                "x",
+                &["0.0.0.0", "224.0.0.1"],
+                80,
+                &["service=web"]
+            ))
+            .is_err()
+        );
+        assert!(
+            decode(&foreign(
+                "a@web (2)",
+                &["10.0.0.9"],
+                80,
+                &["service=web", "id=a"]
+            ))
+            .is_err()
+        );
+        assert!(
+            decode(&foreign(
+                "b@web (2)",
+                &["10.0.0.9"],
+                80,
+                &["service=web", "id=a"]
+            ))
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn the_likeliest_address_comes_first_and_always_the_same() {
+        let ips = [
+            "fe80::7",
+            "169.254.0.7",
+            "fd00::7",
+            "10.0.0.9",
+            "10.0.0.10",
+            "::1",
+            "127.0.0.1",
+        ];
+        let record = foreign("x", &ips, 80, &["service=web"]);
+        let instance = decode(&record).unwrap().instance;
+        assert_eq!(instance.address.as_str(), "127.0.0.1:80");
+        let alternates: Vec<_> = instance.alternates.iter().map(Address::as_str).collect();
+        assert_eq!(
+            alternates,
+            [
+                "[::1]:80",
+                "10.0.0.9:80",
+                "10.0.0.10:80",
+                "[fd00::7]:80",
+                "169.254.0.7:80",
+                "[fe80::7]:80"
+            ]
+        );
+    }
+
+    fn text() -> impl Strategy<Value = String> {
+        "[^\\p{Cc}/ ][^\\p{Cc}/]{0,20}[^\\p{Cc}/ ]".prop_filter("ends", |text| text.trim() == text)
+    }
+
+    fn pairs() -> impl Strategy<Value = BTreeMap<String, String>> {
+        btree_map("[!-<>-@\\[-~]{1,10}", "[^\0]{0,20}", 0..4)
+    }
+
+    proptest! {
+        #[test]
+        fn every_instance_that_is_taken_comes_back_as_it_was(
+            service in "[a-zA-Z][a-zA-Z0-9._-]{0,30}[a-z0-9]",
+            (id, version, zone) in (text(), option::of(text()), option::of(text())),
+            ips in vec(any::<[u8; 4]>(), 1..4),
+            port in 1..u16::MAX,
+            (weight, status) in (any::<u16>(), 0..Status::ALL.len()),
+            metadata in pairs(),
+            endpoints in vec((text(), pairs()), 0..3),
+        ) {
+            let address = |ip: &[u8; 4]| Address::try_from(std::net::SocketAddr::from((*ip, port)));
+            let Ok(addresses) = ips.iter().map(address).collect::<Result<Vec<_>>>() else { return Ok(()) };
+            let mut builder = Instance::new(&*service, &addresses[0]).id(id).weight(weight).status(Status::ALL[status]);
+            for alternate in &addresses[1..] {
+                builder = builder.alternate(alternate);
+            }
+            for (key, value) in &metadata {
+                builder = builder.meta(key, value);
+            }
+            for (name, pairs) in &endpoints {
+                let mut metadata = Metadata::new();
+                for (key, value) in pairs {
+                    metadata.insert(key, value).unwrap();
+                }
+                let endpoint = Endpoint::new(name.as_str().try_into().unwrap()).with_metadata(metadata);
+                builder = builder.endpoint(endpoint);
+            }
+            let mut instance = builder.build().unwrap();
+            instance.version = version.map(|text| text.parse().unwrap());
+            instance.zone = zone.map(|text| text.parse().unwrap());
+            if let Ok(info) = encode(&instance, HOST, 1) {
+                prop_assert_eq!(&*decode(&info.as_resolved_service()).unwrap().instance, &instance);
+            }
+        }
+
+        #[test]
+        fn no_record_makes_it_panic(
+            full_name in ".{0,40}", key in ".{0,12}", value in any::<Vec<u8>>(), port in any::<u16>(), ip in any::<[u8; 4]>(),
+        ) {
+            let mut record = foreign("x", &["10.0.0.9"], port, &["service=web"]);
+            record.addresses = [ScopedIp::from(IpAddr::from(ip))].into();
+            if !full_name.is_empty() {
+                record.fullname = format!("{full_name}.{SERVICE_TYPE}");
+            }
+            let value = &value[..value.len().min(255)];
+            let mut bytes = b"\x0bservice=web".to_vec();
+            let pair = [key.as_bytes(), b"=", value].concat();
+            bytes.push(u8::try_from(pair.len().min(255)).unwrap());
+            bytes.extend(pair);
+            record.txt_properties = TxtProperties::from(&bytes[..]);
+            let _ = decode(&record);
+        }
     }
 }

@@ -36,10 +36,20 @@ pub(crate) fn instance(key: &InstanceKey) -> String {
     readable + &hash
 }
 
-/// The host name of an instance that a process announces: nobody else's, since `session` is random, and not shared
-/// by two instances, since the goodbye of one would take the addresses of the other with it.
-pub(crate) fn host(session: u64, instance: &str) -> String {
-    format!("{session:016x}-{:016x}.local.", fnv1a(instance.as_bytes()))
+/// The host name of an instance that a process announces: nobody else's, since `session` is random; not shared by two
+/// instances, since the goodbye of one would take the addresses of the other with it; and another one whenever the
+/// instance moves, since what goes back to an earlier address within a second is no news to DNS caches.
+pub(crate) fn host(session: u64, instance: &str, move_: u64) -> String {
+    format!(
+        "{session:016x}-{:016x}-{move_}.local.",
+        fnv1a(instance.as_bytes())
+    )
+}
+
+/// The part of a host name that tells who announces what, through all moves.
+pub(crate) fn announcer(host: &str) -> &str {
+    host.rsplit_once('-')
+        .map_or(host, |(announcer, _)| announcer)
 }
 
 /// The label within a full instance name of our type, unescaped (RFC 6763, 4.3).

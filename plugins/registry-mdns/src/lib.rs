@@ -31,7 +31,7 @@
 //!   between machines. Processes on one machine always see each other.
 //! - An address that is announced is an IP address within a network of this machine, never `::1`; all addresses of an
 //!   instance share its port. 127.0.0.1 is announced to this machine alone.
-//! - The TXT record takes [`1300` bytes](MAX_RECORD), so that it fits one packet, and 255 bytes for one pair.
+//! - The TXT record takes [1200 bytes](MAX_RECORD), so that an instance fits one packet, and 255 bytes for one pair.
 //!   Keys of metadata that differ by case alone are refused, since TXT keys have no case.
 //! - An instance whose process dies without a goodbye is seen for 120 s; [`recheck`] asks for it and makes it go
 //!   in 2 s.
@@ -52,7 +52,7 @@
 //! | `version`, `zone` | as they are | where there is none |
 //! | `weight` | 0 to 65535 | at 1 |
 //! | `status` | the word of [`Status`](registry_core::Status) | at `up` |
-//! | `addr` | the addresses in their order, separated by commas | by others: sorted, loopback first, link-local last |
+//! | `addr` | the addresses in their order, separated by commas | where there is one; else: loopback first, link-local last |
 //! | `rev` | counts what one process published | by others |
 //! | `m.KEY` | one pair of metadata | |
 //! | `e0`, `e1`, … | the name of an endpoint | |

@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mdns_sd::ServiceInfo;
 use registry_core::{Error, ErrorKind, Held, Instance, InstanceKey, Renewal, Result};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
-use crate::daemon::Daemon;
 use crate::link::Link;
 use crate::networks::Networks;
 use crate::records::{Record, State};
@@ -19,6 +17,9 @@ use crate::{SERVICE_TYPE, codec, label};
 /// How long a daemon may take to report an announcement: probing takes 1 s at most, 2 s when another one probes for
 /// the name at the same time, and as long again to learn what the new name would be.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Probing takes at least this long (RFC 6762, 8.1).
+const SHORTEST_PROBE: Duration = Duration::from_millis(750);
 
 /// What one client announces.
 #[derive(Debug)]
@@ -44,9 +45,8 @@ impl Publisher {
     pub(crate) async fn register(&self, instance: &Arc<Instance>) -> Result<u64> {
         let key = instance.key();
         let name = label::instance(&key);
-        let host = label::host(self.session, &name);
         // Refused before it waits for its turn.
-        codec::encode(instance, &host, 0)?;
+        codec::encode(instance, "any.local.", 0)?;
         let turn = self.turns.take(&name).await;
         self.link.check_open()?;
 
@@ -63,19 +63,36 @@ impl Publisher {
         };
         self.check_carried(instance, before.is_some())?;
 
+        let moved = match &before {
+            Some(before) if same_place(&before.instance, instance) => before.moved,
+            _ => revision,
+        };
+        let host = label::host(self.session, &name, moved);
         let mut info = codec::encode(instance, &host, revision)?;
         let ours = before
             .as_ref()
             .is_some_and(|before| before.state() == State::Announced);
         // What is announced already needs no probing to change (RFC 6762, 8.4).
-        info.set_requires_probe(self.link.config.probe && !ours);
+        let probe = self.link.config.probe && !ours;
+        info.set_requires_probe(probe);
+        if let Some(at) = self.link.records.may_announce_at(&full_name) {
+            sleep_until(if probe { at - SHORTEST_PROBE } else { at }).await;
+            self.link.check_open()?;
+        }
         let daemon = match &before {
             Some(before) if before.state() != State::Lost => before.daemon.clone(),
             _ if self.link.records.is_given_away(&full_name) => self.link.daemon_apart()?,
             _ => self.link.daemon()?,
         };
-        let attempt = self.attempt(instance.clone(), revision, info, daemon, before.is_none());
-        self.announce(attempt).await?;
+        let record = Record {
+            instance: instance.clone(),
+            revision,
+            moved,
+            info,
+            daemon,
+            state: watch::Sender::new(State::Announcing),
+        };
+        self.announce(record, before.is_none()).await?;
         drop(turn);
         Ok(revision)
     }
@@ -181,32 +198,13 @@ impl Publisher {
         Err(Error::new(kind, message).with("instance", instance.key()))
     }
 
-    fn attempt(
-        &self,
-        instance: Arc<Instance>,
-        revision: u64,
-        info: ServiceInfo,
-        daemon: Arc<Daemon>,
-        first: bool,
-    ) -> Attempt<'_> {
-        let state = watch::Sender::new(State::Announcing);
-        let record = Record {
-            instance,
-            revision,
-            info,
-            daemon,
-            state,
-        };
+    async fn announce(&self, record: Record, first: bool) -> Result<()> {
         self.link.records.insert(record.clone());
-        Attempt {
+        let mut attempt = Attempt {
             link: &self.link,
-            record,
+            record: record.clone(),
             undo: first,
-        }
-    }
-
-    async fn announce(&self, mut attempt: Attempt<'_>) -> Result<()> {
-        let record = attempt.record.clone();
+        };
         let key = record.instance.key();
         record.daemon.register(&record.info).await?;
         let mut state = record.state.subscribe();
@@ -243,6 +241,7 @@ impl Publisher {
         let full_name = record.info.get_fullname();
         // Whatever becomes of this call, it is no longer held.
         self.link.records.leaving(full_name);
+        self.link.records.said_goodbye(full_name);
         record.daemon.unregister(&[full_name]).await?;
         self.link.records.remove(full_name);
         if !self.link.shares(&record.daemon) {
@@ -267,6 +266,7 @@ impl Drop for Attempt<'_> {
         }
         let full_name = self.record.info.get_fullname();
         self.link.records.leaving(full_name);
+        self.link.records.said_goodbye(full_name);
         if !self.link.shares(&self.record.daemon) {
             self.record.daemon.end();
         } else if !self.record.daemon.unregister_now(full_name) {
@@ -275,6 +275,10 @@ impl Drop for Attempt<'_> {
         }
         self.link.records.remove(full_name);
     }
+}
+
+fn same_place(a: &Instance, b: &Instance) -> bool {
+    (&a.address, &a.alternates) == (&b.address, &b.alternates)
 }
 
 fn full_name(label: &str) -> String {

@@ -2,13 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use mdns_sd::ServiceInfo;
 use registry_core::{Host, Instance};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::daemon::Daemon;
 use crate::networks::Networks;
+
+/// A record is not multicast twice within this time (RFC 6762, 6).
+const MULTICAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a record fares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub(crate) enum State {
 pub(crate) struct Record {
     pub(crate) instance: Arc<Instance>,
     pub(crate) revision: u64,
+    /// The revision that brought it where it is.
+    pub(crate) moved: u64,
     pub(crate) info: ServiceInfo,
     pub(crate) daemon: Arc<Daemon>,
     pub(crate) state: watch::Sender<State>,
@@ -39,6 +46,8 @@ pub(crate) struct Records {
     records: Mutex<HashMap<String, Record>>,
     /// Names that a daemon gave away: it would announce them under their new names for ever.
     given_away: Mutex<HashSet<String>>,
+    /// When goodbye was said for a name, for as long as that matters.
+    goodbyes: Mutex<HashMap<String, Instant>>,
     /// Counts what should be renewed.
     losses: watch::Sender<u64>,
 }
@@ -96,6 +105,19 @@ impl Records {
 
     pub(crate) fn is_given_away(&self, full_name: &str) -> bool {
         lock(&self.given_away).contains(full_name)
+    }
+
+    /// Goodbye is being said for a name.
+    pub(crate) fn said_goodbye(&self, full_name: &str) {
+        let mut goodbyes = lock(&self.goodbyes);
+        goodbyes.retain(|_, at| at.elapsed() < MULTICAST_PAUSE);
+        goodbyes.insert(full_name.to_owned(), Instant::now());
+    }
+
+    /// When a name can be announced: a daemon leaves what it multicast within the last second out of an announcement,
+    /// although a goodbye came after it.
+    pub(crate) fn may_announce_at(&self, full_name: &str) -> Option<Instant> {
+        Some(*lock(&self.goodbyes).get(full_name)? + MULTICAST_PAUSE)
     }
 
     /// A daemon announced this name.
