@@ -367,7 +367,7 @@ impl Registry for Memory {
     }
 
     async fn recheck(&self, _key: &InstanceKey) -> Result<()> {
-        Ok(())
+        self.serving().map(drop)
     }
 
     async fn close(&self) -> Result<()> {
