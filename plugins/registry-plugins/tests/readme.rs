@@ -1,7 +1,8 @@
-//! The table of the README says what the plugins declare.
+//! The tables of the README: what the plugins declare, and which cases show what is promised.
 
 use std::time::Duration;
 
+use registry_conformance::{Backend, MemoryBackend};
 use registry_plugins::{Capability, TtlScope, Window, connect};
 
 const README: &str = include_str!("../README.md");
@@ -11,7 +12,7 @@ const HEADER: &str = "| Backend | Seen within | Gone within | Gone after a kill 
 
 #[tokio::test]
 async fn the_table_is_what_each_backend_declares() {
-    let rows = table();
+    let rows = rows(HEADER);
     for scheme in ["memory", "mdns"] {
         let name = format!("| `{scheme}://` |");
         let row = rows.iter().find(|row| row.starts_with(&name));
@@ -26,7 +27,7 @@ async fn the_table_is_what_each_backend_declares() {
 
 #[test]
 fn every_backend_that_is_compiled_in_has_a_row_and_no_other_has() {
-    let rows = table();
+    let rows = rows(HEADER);
     let known = ["memory", "mdns"];
     assert_eq!(rows.len(), known.len(), "{rows:#?}");
     for scheme in registry_plugins::schemes() {
@@ -34,12 +35,32 @@ fn every_backend_that_is_compiled_in_has_a_row_and_no_other_has() {
     }
 }
 
+#[test]
+fn each_promise_names_cases_that_run() {
+    let rows = rows("| Promise | Shown by |");
+    assert_eq!(rows.len(), 8, "{rows:#?}");
+    let (capability, faults) = (MemoryBackend.capability(), MemoryBackend.faults());
+    for row in rows {
+        let names: Vec<_> = row.split('`').filter(|part| part.contains("::")).collect();
+        assert!(!names.is_empty(), "{row}");
+        for name in names {
+            let mut cases = registry_conformance::cases();
+            let case = cases.find(|case| case.name() == name);
+            let case = case.unwrap_or_else(|| panic!("the suite has no case {name}"));
+            assert!(
+                case.applies(&capability, &faults),
+                "{name} runs on no backend"
+            );
+        }
+    }
+}
+
 /// The rows below the header.
-fn table() -> Vec<&'static str> {
-    let mut lines = README.lines().skip_while(|line| *line != HEADER);
+fn rows(header: &str) -> Vec<&'static str> {
+    let mut lines = README.lines().skip_while(|line| *line != header);
     assert!(
         lines.next().is_some(),
-        "the README has no table with this header:\n{HEADER}"
+        "the README has no table with this header:\n{header}"
     );
     lines
         .skip(1)
