@@ -103,18 +103,23 @@ impl Fanout {
             while let Some((key, instance)) = next.pop_first() {
                 state.set(key, Some(instance));
             }
-            state.complete = true;
+            state.complete();
         });
     }
 
     /// What was fed so far is everything there is.
     pub fn complete(&self) {
-        self.write(|state| state.complete = true);
+        self.write(State::complete);
     }
 
     /// The source confirmed that nothing changed.
     pub fn confirm(&self) {
-        self.write(|state| state.each(|_, pending| pending.current = true));
+        self.write(|state| {
+            state.each(|_, pending| {
+                pending.current = true;
+                true
+            });
+        });
     }
 
     /// The source can no longer promise that nothing was missed. Ends every watcher and forgets the instances, so
@@ -142,12 +147,7 @@ impl Fanout {
     }
 
     fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = lock(&self.state);
-        let result = change(&mut state);
-        for subscriber in state.subscribers.iter().filter_map(Weak::upgrade) {
-            subscriber.wake.notify_one();
-        }
-        result
+        change(&mut lock(&self.state))
     }
 }
 
@@ -158,12 +158,12 @@ impl State {
             return false;
         }
         self.each(|scope, pending| {
-            if pending.started && scope.covers(&key.service) {
-                pending
-                    .before
-                    .entry(key.clone())
-                    .or_insert_with(|| before.clone());
+            let concerned = pending.started && scope.covers(&key.service);
+            if concerned {
+                let entry = pending.before.entry(key.clone());
+                entry.or_insert_with(|| before.clone());
             }
+            concerned
         });
         match now {
             Some(instance) => self.instances.insert(key, instance),
@@ -172,13 +172,25 @@ impl State {
         true
     }
 
-    fn end(&mut self, error: &Error) {
-        self.each(|_, pending| pending.end = Some(error.clone()));
+    fn complete(&mut self) {
+        if !std::mem::replace(&mut self.complete, true) {
+            self.each(|_, _| true);
+        }
     }
 
-    fn each(&self, change: impl Fn(&Scope, &mut Pending)) {
+    fn end(&mut self, error: &Error) {
+        self.each(|_, pending| {
+            pending.end = Some(error.clone());
+            true
+        });
+    }
+
+    /// Tells every subscriber, and wakes those that it concerns.
+    fn each(&self, tell: impl Fn(&Scope, &mut Pending) -> bool) {
         for subscriber in self.subscribers.iter().filter_map(Weak::upgrade) {
-            change(&subscriber.scope, &mut lock(&subscriber.pending));
+            if tell(&subscriber.scope, &mut lock(&subscriber.pending)) {
+                subscriber.wake.notify_one();
+            }
         }
     }
 

@@ -17,6 +17,7 @@ mod registration;
 mod registry;
 mod selector;
 mod target;
+mod time;
 mod watcher;
 
 pub use async_trait::async_trait;
@@ -38,8 +39,8 @@ pub use registrar::{Registrar, RegistrarConfig, RegistrationHandle, Registration
 pub use registration::{CheckKind, HealthCheck, Held, Registered, Registration, Renewal};
 pub use registry::{ReadOptions, Registry};
 pub use selector::{
-    Built, Candidate, Context, Member, Outcome, PickRequest, Picker, PowerOfTwo, Random,
-    RoundRobin, Selector, Slot, Stats,
+    Built, Candidate, Context, Load, Member, Outcome, PickRequest, Picker, PowerOfTwo, Random,
+    RoundRobin, Selector, Slot,
 };
 pub use target::{Options, RegistryUrl};
 pub use watcher::{Change, Scope, Watcher};

@@ -1,6 +1,6 @@
 //! The reference backend: a registry inside this process.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
@@ -63,6 +63,8 @@ struct Server {
 #[derive(Debug, Default)]
 struct State {
     records: BTreeMap<InstanceKey, Record>,
+    /// When each record expires, soonest first.
+    expiries: BTreeSet<(Instant, InstanceKey)>,
     outage: bool,
     tokens: i64,
 }
@@ -108,9 +110,9 @@ impl Memory {
         if outage {
             self.server.fanout.fail(&unavailable());
         } else {
-            let now = Instant::now();
-            for record in state.records.values_mut() {
-                record.expires = now + record.ttl;
+            let keys: Vec<_> = state.records.keys().cloned().collect();
+            for key in keys {
+                state.renew(&key);
             }
             self.server.fanout.replace(state.instances(&Scope::All));
         }
@@ -120,6 +122,7 @@ impl Memory {
     pub fn wipe(&self) {
         let mut state = self.server.lock();
         state.records.clear();
+        state.expiries.clear();
         self.server.fanout.fail(&Error::new(
             ErrorKind::Lost,
             "the registry lost its records",
@@ -134,7 +137,7 @@ impl Memory {
     /// Loses one record, as a server does that expires it by mistake.
     pub fn forget(&self, key: &InstanceKey) {
         let mut state = self.server.lock();
-        state.records.remove(key);
+        state.remove(key);
         self.server.fanout.remove(key);
         drop(state);
         self.server.losses.send_modify(|losses| *losses += 1);
@@ -188,27 +191,52 @@ impl Server {
             return None;
         }
         let now = Instant::now();
-        state.records.retain(|key, record| {
-            let alive = record.expires > now;
-            if !alive {
-                self.fanout.remove(key);
+        while let Some((expires, key)) = state.expiries.first().cloned() {
+            if expires > now {
+                return Some(expires);
             }
-            alive
-        });
-        state.records.values().map(|record| record.expires).min()
+            state.remove(&key);
+            self.fanout.remove(&key);
+        }
+        None
     }
 
     fn leave(&self, owner: i64) {
-        self.lock().records.retain(|key, record| {
-            if record.owner == owner {
-                self.fanout.remove(key);
-            }
-            record.owner != owner
-        });
+        let mut state = self.lock();
+        let of_owner = state
+            .records
+            .iter()
+            .filter(|(_, record)| record.owner == owner);
+        let keys: Vec<_> = of_owner.map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            state.remove(&key);
+            self.fanout.remove(&key);
+        }
     }
 }
 
 impl State {
+    fn insert(&mut self, key: InstanceKey, record: Record) {
+        self.remove(&key);
+        self.expiries.insert((record.expires, key.clone()));
+        self.records.insert(key, record);
+    }
+
+    fn remove(&mut self, key: &InstanceKey) {
+        if let Some(record) = self.records.remove(key) {
+            self.expiries.remove(&(record.expires, key.clone()));
+        }
+    }
+
+    /// Starts the TTL of a record anew.
+    fn renew(&mut self, key: &InstanceKey) {
+        if let Some(mut record) = self.records.remove(key) {
+            self.expiries.remove(&(record.expires, key.clone()));
+            record.expires = Instant::now() + record.ttl;
+            self.insert(key.clone(), record);
+        }
+    }
+
     fn instances(&self, scope: &Scope) -> Vec<Arc<Instance>> {
         let records = self.records.values().map(|record| &record.instance);
         records
@@ -262,7 +290,7 @@ impl Registry for Memory {
             expires: Instant::now() + ttl,
             token,
         };
-        state.records.insert(key.clone(), record);
+        state.insert(key.clone(), record);
         self.server.fanout.upsert(instance);
         drop(state);
         self.server.sooner.notify_waiters();
@@ -275,14 +303,16 @@ impl Registry for Memory {
             Err(error) => return held.iter().map(|_| Err(error.clone())).collect(),
         };
         held.iter()
-            .map(|held| match state.records.get_mut(&held.registered.key) {
-                Some(record)
-                    if record.owner == self.owner && record.token == held.registered.token =>
-                {
-                    record.expires = Instant::now() + record.ttl;
-                    Ok(Renewal::Held(held.registered.clone()))
+            .map(|held| {
+                let key = &held.registered.key;
+                let ours = state.records.get(key).is_some_and(|record| {
+                    record.owner == self.owner && record.token == held.registered.token
+                });
+                if !ours {
+                    return Ok(Renewal::Unknown);
                 }
-                _ => Ok(Renewal::Unknown),
+                state.renew(key);
+                Ok(Renewal::Held(held.registered.clone()))
             })
             .collect()
     }
@@ -299,7 +329,7 @@ impl Registry for Memory {
             .get(key)
             .is_some_and(|record| record.owner == self.owner)
         {
-            state.records.remove(key);
+            state.remove(key);
             self.server.fanout.remove(key);
         }
         Ok(())
@@ -337,7 +367,7 @@ impl Registry for Memory {
     }
 
     async fn recheck(&self, _key: &InstanceKey) -> Result<()> {
-        Ok(())
+        self.serving().map(drop)
     }
 
     async fn close(&self) -> Result<()> {

@@ -42,7 +42,7 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
     async fn renew(&self, held: &[Held]) -> Vec<Result<Renewal>>;
 
     /// Resolves when some of what was registered should be renewed now, because the plugin learned that it may
-    /// be lost. Otherwise it stays pending for ever.
+    /// be lost. Otherwise it stays pending for ever. Dropping the future loses no news.
     async fn lost(&self);
 
     /// Removes a registration of ours.

@@ -68,6 +68,30 @@ async fn a_view_begins_complete_and_follows() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_plugin_tells_twice_is_told_once() {
+    let registry = Scripted::new();
+    registry.stutter();
+    register(&*registry, "a", 1).await;
+    let view = Discovery::new(registry.clone())
+        .service("greeter")
+        .await
+        .unwrap();
+    let generation = async |at_least| {
+        sleep(SECOND).await;
+        let now = view.snapshot().generation;
+        assert_eq!(now, at_least);
+    };
+    generation(1).await;
+    register(&*registry, "a", 2).await;
+    generation(2).await;
+    registry
+        .deregister(&view.snapshot().instances[0].key())
+        .await
+        .unwrap();
+    generation(3).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unknown_service_is_an_empty_snapshot_at_once() {
     let discovery = Discovery::new(Scripted::new());
     let view = timeout(SECOND, discovery.service("nobody"))
@@ -88,6 +112,10 @@ async fn many_views_share_one_watch_that_ends_with_the_last() {
     }
     assert_eq!(Scripted::count(&registry.watches), 1);
     drop(views);
+    eventually(SECOND, "no watch is open", async || {
+        (Scripted::count(&registry.open) == 0).then_some(())
+    })
+    .await;
     register(&*registry, "a", 1).await;
     assert_eq!(ids(&discovery.service("greeter").await.unwrap()), ["a"]);
     assert_eq!(Scripted::count(&registry.watches), 2);
@@ -311,4 +339,24 @@ async fn the_guard_can_be_turned_off() {
         .unwrap();
     registry.memory.wipe();
     shows(&view, &[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_configuration_is_too_long_a_time() {
+    let ages = Duration::MAX;
+    let config = DiscoveryConfig::default()
+        .first_snapshot(ages)
+        .attempt_timeout(ages)
+        .guard(GuardPolicy::default().hold(ages).armed(ages));
+    let registry = slow_to_heal();
+    for id in ["a", "b"] {
+        register(&*registry, id, 1).await;
+    }
+    let view = Discovery::with_config(registry.clone(), config)
+        .service("greeter")
+        .await
+        .unwrap();
+    registry.memory.wipe();
+    sleep(HOUR).await;
+    assert_eq!(ids(&view), ["a", "b"]);
 }

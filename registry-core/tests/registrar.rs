@@ -168,6 +168,27 @@ async fn a_deregistration_is_final_even_against_an_attempt_on_its_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deregistration_waits_for_an_attempt_on_its_way_and_undoes_it() {
+    let registry = Scripted::new();
+    let registrar = Registrar::new(registry.clone());
+    let handle = registrar.register(greeter("a")).await.unwrap();
+    registry.hang(true);
+    let update = handle.update(|instance| instance.weight(2));
+    let deregister = async {
+        sleep(SECOND).await;
+        registry.hang(false);
+        handle.deregister().await
+    };
+    let (updated, deregistered) = timeout(8 * SECOND, async { tokio::join!(update, deregister) })
+        .await
+        .expect("both are answered");
+    assert_eq!(updated.unwrap_err().kind(), ErrorKind::Closed);
+    deregistered.unwrap();
+    sleep(60 * SECOND).await;
+    assert!(lookup(&*registry, "greeter").await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deregistration_during_an_outage_fails_and_is_done_when_it_ends() {
     let registry = Scripted::new();
     let registrar = Registrar::new(registry.clone());
@@ -366,4 +387,33 @@ async fn an_idle_registrar_does_next_to_nothing() {
     sleep(600 * SECOND).await;
     let calls = Scripted::count(&registry.renews) - before;
     assert!(calls <= 70, "{calls} calls in ten idle minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_time_is_too_long_or_too_short() {
+    let registry = Scripted::new();
+    let config = RegistrarConfig::default()
+        .attempt_timeout(Duration::MAX)
+        .verify_interval(Duration::ZERO)
+        .drop_timeout(Duration::MAX);
+    let registrar = Registrar::with_config(registry.clone(), config);
+    for ttl in [Duration::ZERO, Duration::MAX] {
+        let registration = Registration::new(greeter("a")).unwrap().ttl(ttl);
+        assert_eq!(
+            registrar.register(registration).await.unwrap_err().kind(),
+            ErrorKind::Invalid
+        );
+    }
+    let short = Registration::new(greeter("a"))
+        .unwrap()
+        .ttl(Duration::from_millis(1));
+    let _handle = registrar
+        .register_within(short, Duration::MAX)
+        .await
+        .unwrap();
+    sleep(10 * SECOND).await;
+    let calls = Scripted::count(&registry.renews) + Scripted::count(&registry.registers);
+    // At most one renewal and one registration in 45 ms.
+    assert!(calls <= 450, "{calls} calls in 10 s");
+    registrar.close(Duration::MAX).await.unwrap();
 }

@@ -1,1 +1,44 @@
-//! One registry API, the backend chosen by URL.
+#![doc = include_str!("../README.md")]
+
+use std::sync::Arc;
+
+#[doc(inline)]
+pub use registry_core::*;
+#[cfg(feature = "mdns")]
+pub use registry_mdns as mdns;
+
+/// The registry behind a URL, such as `mdns://`. Does no I/O to it yet.
+///
+/// # Errors
+/// `Config` when the URL cannot be read, the backend refuses an option, or no driver serves the scheme; the error
+/// then names the [`schemes`] that are compiled in and the feature that would add the missing one.
+pub async fn connect(url: &str) -> Result<Arc<dyn Registry>> {
+    drivers().connect(url).await
+}
+
+/// The registry that the environment names: `REGISTRY_URL`; else go-micro's `MICRO_REGISTRY` (a scheme) with
+/// `MICRO_REGISTRY_ADDRESS` (hosts, separated by commas); else `mdns://`.
+///
+/// An empty variable counts as unset.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_from_env() -> Result<Arc<dyn Registry>> {
+    drivers().connect_from_env("mdns://").await
+}
+
+/// The schemes that are compiled in, sorted.
+pub fn schemes() -> Vec<&'static str> {
+    drivers().schemes()
+}
+
+/// The drivers that are compiled in: `memory`, one for each feature, and those that other linked crates submitted
+/// with `inventory`. Of two drivers for one scheme, ours is used; to put your own first, build a [`Drivers`].
+pub fn drivers() -> Drivers {
+    let drivers = Drivers::new().hint("mdns", "enable the feature \"mdns\" of registry-plugins");
+    #[cfg(feature = "mdns")]
+    let drivers = drivers.with(mdns::DRIVER);
+    inventory::iter::<Driver>
+        .into_iter()
+        .fold(drivers, |drivers, driver| drivers.with(*driver))
+}

@@ -23,11 +23,11 @@ use task::Task;
 /// could not connect to is avoided for 5 s, doubling up to 60 s while that goes on, unless there is nobody else.
 #[derive(Clone)]
 pub struct Balancer {
+    plane: Arc<ArcSwap<Plane>>,
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    plane: Arc<ArcSwap<Plane>>,
     view: View,
     task: AbortHandle,
 }
@@ -40,7 +40,8 @@ impl Balancer {
         task.rebuild();
         let task = tokio::spawn(task.run()).abort_handle();
         Self {
-            shared: Arc::new(Shared { plane, view, task }),
+            plane,
+            shared: Arc::new(Shared { view, task }),
         }
     }
 
@@ -48,6 +49,7 @@ impl Balancer {
     ///
     /// # Errors
     /// Why there is nobody to pick; never waits for somebody.
+    #[inline]
     pub fn pick(&self) -> Result<Pick, PickError> {
         self.pick_with(&PickRequest::default())
     }
@@ -56,6 +58,7 @@ impl Balancer {
     ///
     /// # Errors
     /// As [`pick`](Self::pick); `Excluded` when nobody else is left.
+    #[inline]
     pub fn pick_excluding(&self, members: &[Member]) -> Result<Pick, PickError> {
         self.pick_with(&PickRequest::default().exclude(members))
     }
@@ -64,8 +67,9 @@ impl Balancer {
     ///
     /// # Errors
     /// As [`pick_excluding`](Self::pick_excluding).
+    #[inline]
     pub fn pick_with(&self, request: &PickRequest<'_>) -> Result<Pick, PickError> {
-        let plane = self.shared.plane.load();
+        let plane = self.plane.load();
         match plane.picker.pick(request) {
             Some(slot) => Ok(Pick::new(plane.node(slot))),
             None => Err(plane.why_none(request)),

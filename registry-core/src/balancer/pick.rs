@@ -3,9 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::plane::Node;
 use crate::instance::{Address, Instance};
-use crate::selector::{Member, Outcome};
+use crate::selector::{Member, Node, Outcome};
 
 /// One choice: whom to call now. It counts as a call in flight until it is reported or dropped.
 ///
@@ -16,8 +15,7 @@ pub struct Pick {
 }
 
 impl Pick {
-    pub(super) fn new(node: Arc<Node>) -> Self {
-        node.stats.begin();
+    pub(super) const fn new(node: Arc<Node>) -> Self {
         Self { node }
     }
 
@@ -40,13 +38,7 @@ impl Pick {
     /// failure. An instance that could not be connected to is [`Outcome::Unreachable`]: it is avoided for a while, and
     /// the registry is asked to look again.
     pub fn report(self, outcome: impl Into<Outcome>) {
-        self.node.stats.record(outcome.into());
-    }
-}
-
-impl Drop for Pick {
-    fn drop(&mut self) {
-        self.node.stats.end();
+        self.node.reach.record(outcome.into());
     }
 }
 

@@ -2,11 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::pick::PickError;
-use crate::instance::Instance;
-use crate::selector::{Candidate, Member, PickRequest, Picker, Slot, Stats};
+use crate::selector::{Node, PickRequest, Picker, Slot};
 
 /// The instances, what is known of them, and how to choose.
 pub(super) struct Plane {
@@ -14,15 +11,6 @@ pub(super) struct Plane {
     pub(super) picker: Box<dyn Picker>,
     /// Why there is nobody, where there is nobody.
     pub(super) none: PickError,
-}
-
-/// An instance as it is now, with what is known of it across changes.
-#[derive(Debug)]
-pub(super) struct Node {
-    pub(super) stats: Arc<Stats>,
-    pub(super) member: Member,
-    pub(super) since: Instant,
-    pub(super) instance: Arc<Instance>,
 }
 
 impl Plane {
@@ -44,25 +32,6 @@ impl Plane {
             self.none
         } else {
             PickError::Excluded
-        }
-    }
-}
-
-impl Node {
-    pub(super) fn candidate(&self, slot: Slot) -> Candidate<'_> {
-        let Self {
-            stats,
-            member,
-            since,
-            instance,
-        } = self;
-        Candidate {
-            slot,
-            member: *member,
-            instance,
-            stats,
-            since: *since,
-            weight: instance.weight.into(),
         }
     }
 }

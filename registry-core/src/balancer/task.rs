@@ -9,12 +9,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::pick::PickError;
-use super::plane::{Node, Plane};
+use super::plane::Plane;
 use crate::discovery::View;
-use crate::selector::{Available, Context, Member, Selector, Slot, Stats};
-
-/// A wake-up that never comes: far enough, and within what the timer can hold.
-const NEVER: Duration = Duration::from_secs(86_400);
+use crate::selector::{Available, Context, Member, Node, Reach, Selector, Slot};
+use crate::time::NEVER;
 
 pub(super) struct Task {
     view: View,
@@ -22,7 +20,8 @@ pub(super) struct Task {
     plane: Arc<ArcSwap<Plane>>,
     /// A report asks for a new build.
     reported: Arc<Notify>,
-    members: u64,
+    /// Counts the instances that ever came; nobody keeps a member until the count comes round.
+    members: u32,
     again: Duration,
     rechecks: JoinSet<()>,
 }
@@ -60,25 +59,24 @@ impl Task {
         let before = self.plane.load_full();
         let mut old = before.nodes.iter().peekable();
         let mut nodes = Vec::with_capacity(snapshot.instances.len());
-        // Both lists are in the order of the ids.
+        // Both lists are in the order of the ids, and nearly all instances are the same as before.
         for instance in snapshot.instances.iter() {
+            if let Some(node) = old.next_if(|node| Arc::ptr_eq(&node.instance, instance)) {
+                nodes.push(node.clone());
+                continue;
+            }
             while old.next_if(|node| node.instance.id < instance.id).is_some() {}
             nodes.push(match old.next_if(|node| node.instance.id == instance.id) {
-                Some(node) if Arc::ptr_eq(&node.instance, instance) => node.clone(),
-                Some(node) => Arc::new(Node {
-                    instance: instance.clone(),
-                    stats: node.stats.clone(),
-                    ..**node
-                }),
+                Some(node) => Arc::new(node.changed(instance.clone())),
                 None => {
-                    self.members += 1;
-                    let stats = Arc::new(Stats::new(self.reported.clone()));
-                    Arc::new(Node {
-                        stats,
-                        member: Member(self.members),
-                        since: now,
-                        instance: instance.clone(),
-                    })
+                    self.members = self.members.wrapping_add(1);
+                    let reach = Arc::new(Reach::new(self.reported.clone()));
+                    Arc::new(Node::new(
+                        Member(self.members),
+                        now,
+                        instance.clone(),
+                        reach,
+                    ))
                 }
             });
         }
@@ -109,7 +107,7 @@ impl Task {
     /// Has the registry look again at those that could not be connected to.
     fn recheck(&mut self) {
         for node in &self.plane.load().nodes {
-            if node.stats.take_recheck() {
+            if node.reach.take_recheck() {
                 let (feed, key) = (self.view.feed.clone(), node.instance.key());
                 self.rechecks.spawn(async move { feed.recheck(key).await });
             }

@@ -7,9 +7,15 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::handle::{RegistrationHandle, RegistrationState};
+use super::task::{Edit, closed};
 use crate::backoff::Backoff;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::instance::Instance;
 use crate::registration::{Held, Registered, Registration};
+use crate::time::NEVER;
+
+/// Two renewals are at least this far apart, however short a TTL was granted.
+const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
 
 /// What is known of one registration. What has to be done for it follows from this.
 pub(super) struct Entry {
@@ -61,7 +67,7 @@ impl Waiting {
 impl Entry {
     pub(super) fn new(serial: u64, desired: Arc<Registration>) -> Self {
         let now = Instant::now();
-        let reason = Error::new(crate::ErrorKind::Unavailable, "not registered yet")
+        let reason = Error::new(ErrorKind::Unavailable, "not registered yet")
             .with("instance", desired.key());
         Self {
             serial,
@@ -95,7 +101,10 @@ impl Entry {
         verify: Duration,
     ) {
         let now = Instant::now();
-        let period = registered.ttl.map_or(verify, |ttl| ttl / 3);
+        let period = registered
+            .ttl
+            .map_or(verify, |ttl| ttl / 3)
+            .clamp(SHORTEST_PERIOD, NEVER);
         self.confirmed = now;
         self.due = now + period.mul_f64(1.0 - fastrand::f64() / 10.0);
         self.backoff.reset();
@@ -135,6 +144,38 @@ impl Entry {
     pub(super) fn is_overdue(&self) -> bool {
         let ttl = self.held.as_ref().and_then(|held| held.registered.ttl);
         ttl.is_some_and(|ttl| self.confirmed.elapsed() >= ttl)
+    }
+
+    /// Publishes an edited description from now on.
+    pub(super) fn update(&mut self, edit: Edit, reply: oneshot::Sender<Result<()>>) {
+        match self.edited(edit) {
+            Ok(registration) => {
+                self.desired = Arc::new(registration);
+                self.due = Instant::now();
+                self.waiting.push(Waiting::Update(reply));
+            }
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn edited(&self, edit: Edit) -> Result<Registration> {
+        let key = self.desired.key();
+        let instance: Instance = edit(self.desired.instance.edit()).build()?;
+        if !instance.is(&key) {
+            let why = "an update cannot change the service or the id; register anew";
+            return Err(Error::new(ErrorKind::Invalid, why).with("instance", key));
+        }
+        Ok(Registration {
+            instance: Arc::new(instance),
+            ..(*self.desired).clone()
+        })
+    }
+
+    /// Fences the registration: from here it can only go.
+    pub(super) fn leave(&mut self, reply: Option<oneshot::Sender<Result<()>>>) {
+        self.due = Instant::now();
+        self.leaving.get_or_insert_default().extend(reply);
+        self.answer(&Err(closed("the registration was taken back")));
     }
 
     pub(super) fn answer(&mut self, result: &Result<()>) {

@@ -19,7 +19,7 @@ impl Selector for Available {
         for candidate in candidates {
             if let Some(why) = unavailable(candidate.instance) {
                 left_out.push((candidate.member, why));
-            } else if let Some(left) = candidate.stats.avoid(context.now) {
+            } else if let Some(left) = candidate.node.reach.avoid(context.now) {
                 again = Some(again.map_or(left, |sooner| sooner.min(left)));
                 unreachable.push(*candidate);
             } else {

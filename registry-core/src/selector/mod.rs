@@ -4,10 +4,11 @@
 //! call. What costs time is done in the former: a pick takes no lock, allocates nothing and makes no system call.
 
 mod available;
+mod node;
 mod power_of_two;
 mod random;
+mod reach;
 mod round_robin;
-mod stats;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub(crate) use available::Available;
+pub use node::Load;
+pub(crate) use node::Node;
 pub use power_of_two::PowerOfTwo;
 pub use random::Random;
+pub use reach::Outcome;
+pub(crate) use reach::Reach;
 pub use round_robin::RoundRobin;
-pub use stats::{Outcome, Stats};
 
 use crate::discovery::Caller;
 use crate::instance::Instance;
@@ -26,7 +30,7 @@ use crate::instance::Instance;
 /// Builds a picker for the instances of a service, on every change.
 ///
 /// A selector may leave candidates out and give the others to another selector: that is a filter. State that must
-/// survive a change is keyed by [`Member`] and lives in the selector, or is in [`Stats`].
+/// survive a change is keyed by [`Member`] and lives in the selector, or is its [`Load`].
 pub trait Selector: Send + Sync + 'static {
     /// Builds a picker for these candidates. Called from one task, never during a pick.
     fn build(&self, candidates: &[Candidate<'_>], context: &Context<'_>) -> Built;
@@ -48,12 +52,18 @@ pub struct Candidate<'a> {
     pub member: Member,
     /// What it says.
     pub instance: &'a Instance,
-    /// What is known of the calls to it; shared with all who pick it.
-    pub stats: &'a Arc<Stats>,
     /// Since when it is among the candidates.
     pub since: Instant,
     /// Its share of the calls relative to the others, after the filters so far; above 0.
     pub weight: f32,
+    node: &'a Arc<Node>,
+}
+
+impl Candidate<'_> {
+    /// The calls to it.
+    pub fn load(&self) -> Load {
+        Load::of(self.node)
+    }
 }
 
 /// A position among the candidates of one build.
@@ -62,7 +72,7 @@ pub struct Slot(pub(crate) u32);
 
 /// An instance across changes: equal for one service and id, as long as the instance stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Member(pub(crate) u64);
+pub struct Member(pub(crate) u32);
 
 /// What a selector may want to know beside the candidates.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +120,7 @@ impl<'a> PickRequest<'a> {
 
     /// Whether this member may be chosen.
     pub fn admits(&self, member: Member) -> bool {
-        !self.exclude.contains(&member)
+        self.exclude.is_empty() || !self.exclude.contains(&member)
     }
 }
 
@@ -165,7 +175,11 @@ fn first_admitted(
     start: usize,
     request: &PickRequest<'_>,
 ) -> Option<Slot> {
-    let (before, after) = members.split_at_checked(start)?;
+    let (slot, member) = *members.get(start)?;
+    if request.admits(member) {
+        return Some(slot);
+    }
+    let (before, after) = members.split_at(start);
     after
         .iter()
         .chain(before)

@@ -1,11 +1,6 @@
 //! The less busy one of two.
 
-use std::sync::Arc;
-
-use super::{
-    Built, Candidate, Context, Members, PickRequest, Picker, Selector, Slot, Stats, first_admitted,
-    members,
-};
+use super::{Built, Candidate, Context, Load, Member, PickRequest, Picker, Selector, Slot};
 
 /// Draws two instances at random and chooses the one with fewer calls in flight for its weight.
 ///
@@ -17,51 +12,78 @@ pub struct PowerOfTwo {}
 
 impl Selector for PowerOfTwo {
     fn build(&self, candidates: &[Candidate<'_>], _context: &Context<'_>) -> Built {
+        let choices = candidates.iter().map(|candidate| Choice {
+            load: candidate.load(),
+            weight: candidate.weight,
+            slot: candidate.slot,
+            member: candidate.member,
+        });
         Built::new(PowerOfTwoPicker {
-            loads: candidates
-                .iter()
-                .map(|candidate| (candidate.stats.clone(), candidate.weight))
-                .collect(),
-            members: members(candidates),
+            choices: choices.collect(),
         })
     }
 }
 
 struct PowerOfTwoPicker {
-    loads: Box<[(Arc<Stats>, f32)]>,
-    members: Members,
+    choices: Box<[Choice]>,
+}
+
+/// All that a draw looks at, side by side.
+struct Choice {
+    load: Load,
+    weight: f32,
+    slot: Slot,
+    member: Member,
+}
+
+impl Choice {
+    /// Calls in flight and the one to come.
+    fn busy(&self) -> f32 {
+        (self.load.in_flight() + 1) as f32
+    }
 }
 
 impl PowerOfTwoPicker {
-    /// Whether the first is no busier than the second.
-    fn is_idler(&self, first: usize, second: usize) -> bool {
-        let ((first, first_weight), (second, second_weight)) =
-            (&self.loads[first], &self.loads[second]);
-        let load = |stats: &Stats| (stats.in_flight() + 1) as f32;
-        load(first) * second_weight <= load(second) * first_weight
+    #[cold]
+    fn elsewhere(&self, request: &PickRequest<'_>) -> Option<Slot> {
+        let admitted = self
+            .choices
+            .iter()
+            .filter(|choice| request.admits(choice.member));
+        let idlest =
+            admitted.min_by(|a, b| (a.busy() * b.weight).total_cmp(&(b.busy() * a.weight)));
+        idlest.map(|choice| choice.slot)
     }
 }
 
 impl Picker for PowerOfTwoPicker {
     fn pick(&self, request: &PickRequest<'_>) -> Option<Slot> {
-        let len = self.loads.len();
-        if len < 2 {
-            return first_admitted(&self.members, 0, request);
-        }
-        let first = fastrand::usize(..len);
-        // One of the others, all with the same chance.
-        let second = (first + fastrand::usize(1..len)) % len;
-        let (chosen, other) = if self.is_idler(first, second) {
-            (first, second)
-        } else {
-            (second, first)
+        let chosen = match &*self.choices {
+            [] => return None,
+            [only] => only,
+            choices => {
+                let (first, second) = two_of(choices.len());
+                let (first, second) = (&choices[first], &choices[second]);
+                if first.busy() * second.weight <= second.busy() * first.weight {
+                    first
+                } else {
+                    second
+                }
+            }
         };
-        if request.exclude.is_empty() {
-            return Some(self.members[chosen].0);
+        if request.admits(chosen.member) {
+            Some(chosen.slot)
+        } else {
+            self.elsewhere(request)
         }
-        if request.admits(self.members[chosen].1) {
-            return Some(self.members[chosen].0);
-        }
-        first_admitted(&self.members, other, request)
     }
+}
+
+/// Two different positions below `len`, which is at least 2; all pairs with the same chance, to 1 in 2³² ÷ `len`.
+fn two_of(len: usize) -> (usize, usize) {
+    let random = fastrand::u64(..);
+    let below = |random: u64, len: usize| (((random & 0xffff_ffff) * len as u64) >> 32) as usize;
+    let first = below(random, len);
+    let second = below(random >> 32, len - 1);
+    (first, second + usize::from(second >= first))
 }

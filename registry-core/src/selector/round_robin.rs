@@ -1,26 +1,51 @@
 //! One after the other.
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::{
     Built, Candidate, Context, Members, PickRequest, Picker, Selector, Slot, first_admitted,
     members,
 };
 
-/// Chooses one instance after the other, from a random one on, so that many clients do not start with the same.
+/// Places kept at once; threads beyond that share them.
+const STRIPES: usize = 16;
+
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static STRIPE: Cell<usize> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed) % STRIPES);
+}
+
+/// Chooses one instance after the other.
 ///
-/// Its place survives changes of the instances.
+/// Each thread goes round on its own, from a random instance on, so that neither threads nor clients wait for each
+/// other or move in step. Its place survives changes of the instances.
 #[derive(Debug)]
 pub struct RoundRobin {
-    next: Arc<AtomicUsize>,
+    places: Arc<[Place; STRIPES]>,
+}
+
+/// The next place of a thread, alone in its cache lines.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Place(AtomicU32);
+
+impl Place {
+    /// Two threads that share a place may choose the same instance twice; that costs less than a shared counter.
+    fn advance(&self) -> u32 {
+        let place = self.0.load(Ordering::Relaxed);
+        self.0.store(place.wrapping_add(1), Ordering::Relaxed);
+        place
+    }
 }
 
 impl Default for RoundRobin {
     fn default() -> Self {
-        // Far from the wrap-around, where one instance would be skipped.
+        let place = |_| Place(AtomicU32::new(fastrand::u32(..)));
         Self {
-            next: Arc::new(AtomicUsize::new(fastrand::u32(..) as usize)),
+            places: Arc::new(std::array::from_fn(place)),
         }
     }
 }
@@ -28,14 +53,14 @@ impl Default for RoundRobin {
 impl Selector for RoundRobin {
     fn build(&self, candidates: &[Candidate<'_>], _context: &Context<'_>) -> Built {
         Built::new(RoundRobinPicker {
-            next: self.next.clone(),
+            places: self.places.clone(),
             members: members(candidates),
         })
     }
 }
 
 struct RoundRobinPicker {
-    next: Arc<AtomicUsize>,
+    places: Arc<[Place; STRIPES]>,
     members: Members,
 }
 
@@ -43,11 +68,10 @@ impl Picker for RoundRobinPicker {
     fn pick(&self, request: &PickRequest<'_>) -> Option<Slot> {
         match self.members.len() {
             0 => None,
-            len => first_admitted(
-                &self.members,
-                self.next.fetch_add(1, Ordering::Relaxed) % len,
-                request,
-            ),
+            len => {
+                let place = self.places[STRIPE.get()].advance();
+                first_admitted(&self.members, place as usize % len, request)
+            }
         }
     }
 }

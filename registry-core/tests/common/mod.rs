@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use registry_core::{
-    Capability, Error, ErrorKind, Held, Instance, InstanceKey, Memory, ReadOptions, Registered,
-    Registration, Registry, Renewal, Result, Scope, ServiceName, Watcher, async_trait,
+    Capability, Change, Error, ErrorKind, Held, Instance, InstanceKey, Memory, ReadOptions,
+    Registered, Registration, Registry, Renewal, Result, Scope, ServiceName, Watcher, async_trait,
 };
 use tokio::time::{Instant, sleep};
 
@@ -44,6 +44,8 @@ pub(crate) struct Scripted {
     pub(crate) renews: AtomicUsize,
     pub(crate) watches: AtomicUsize,
     pub(crate) rechecks: AtomicUsize,
+    /// Watches that are open now.
+    pub(crate) open: Arc<AtomicUsize>,
     script: std::sync::Mutex<Script>,
     pub(crate) capability: Capability,
 }
@@ -53,6 +55,8 @@ struct Script {
     hang: bool,
     /// The next registrations reach the server, and this is what the caller hears.
     lie: Option<ErrorKind>,
+    /// Watches tell everything twice.
+    stutter: bool,
 }
 
 impl Scripted {
@@ -75,6 +79,7 @@ impl Scripted {
             renews,
             watches,
             rechecks,
+            open: Arc::default(),
             script,
             capability,
         })
@@ -82,6 +87,10 @@ impl Scripted {
 
     pub(crate) fn hang(&self, hang: bool) {
         self.script.lock().unwrap().hang = hang;
+    }
+
+    pub(crate) fn stutter(&self) {
+        self.script.lock().unwrap().stutter = true;
     }
 
     pub(crate) fn lie(&self, kind: Option<ErrorKind>) {
@@ -145,7 +154,15 @@ impl Registry for Scripted {
     async fn watch(&self, scope: &Scope, options: &ReadOptions) -> Result<Box<dyn Watcher>> {
         self.watches.fetch_add(1, Ordering::Relaxed);
         self.call().await;
-        self.memory.watch(scope, options).await
+        let watcher = self.memory.watch(scope, options).await?;
+        let stutter = self.script.lock().unwrap().stutter;
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(Observed {
+            watcher,
+            stutter,
+            again: None,
+            open: self.open.clone(),
+        }))
     }
 
     async fn recheck(&self, _key: &InstanceKey) -> Result<()> {
@@ -155,5 +172,30 @@ impl Registry for Scripted {
 
     async fn close(&self) -> Result<()> {
         self.memory.close().await
+    }
+}
+
+struct Observed {
+    watcher: Box<dyn Watcher>,
+    stutter: bool,
+    again: Option<Vec<Change>>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Watcher for Observed {
+    async fn next(&mut self) -> Result<Vec<Change>> {
+        if let Some(again) = self.again.take() {
+            return Ok(again);
+        }
+        let changes = self.watcher.next().await?;
+        self.again = self.stutter.then(|| changes.clone());
+        Ok(changes)
     }
 }

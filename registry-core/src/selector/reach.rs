@@ -1,7 +1,7 @@
-//! What is known of the calls to one instance.
+//! Whether an instance can be connected to, as far as the calls of this process tell.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -34,66 +34,54 @@ impl<T, E> From<&Result<T, E>> for Outcome {
     }
 }
 
-/// What is known of the calls of this process to one instance. Survives every change of what the instance says.
+/// The connect failures of one instance. Survives every change of what the instance says.
 #[derive(Debug)]
-pub struct Stats {
-    in_flight: AtomicU32,
+pub(crate) struct Reach {
+    /// Whether there are failures: what a report of success looks at.
     suspect: AtomicBool,
-    unreachable: Mutex<Option<Unreachable>>,
+    failures: Mutex<Option<Failures>>,
     /// Wakes whoever builds pickers from this.
     changed: Arc<Notify>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Unreachable {
-    failures: u32,
+struct Failures {
+    in_a_row: u32,
     last: Instant,
     rechecked: bool,
 }
 
-impl Stats {
+impl Reach {
     pub(crate) const fn new(changed: Arc<Notify>) -> Self {
         Self {
-            in_flight: AtomicU32::new(0),
             suspect: AtomicBool::new(false),
-            unreachable: Mutex::new(None),
+            failures: Mutex::new(None),
             changed,
         }
     }
 
-    /// Calls that were picked and have not ended.
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// How long the instance should still be avoided because connections to it failed.
-    pub fn avoid(&self, now: Instant) -> Option<Duration> {
+    /// How long the instance should still be avoided.
+    pub(crate) fn avoid(&self, now: Instant) -> Option<Duration> {
         if !self.suspect.load(Ordering::Relaxed) {
             return None;
         }
-        let unreachable = (*self.lock())?;
+        let failures = (*self.lock())?;
         let avoid = AVOID
-            .saturating_mul(1 << unreachable.failures.saturating_sub(1).min(8))
+            .saturating_mul(1 << failures.in_a_row.saturating_sub(1).min(8))
             .min(AVOID_LONGEST);
-        let left = (unreachable.last + avoid).saturating_duration_since(now);
+        let left = (failures.last + avoid).saturating_duration_since(now);
         (!left.is_zero()).then_some(left)
-    }
-
-    pub(crate) fn begin(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn end(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(crate) fn record(&self, outcome: Outcome) {
         match outcome {
             Outcome::Unreachable => {
-                let mut unreachable = self.lock();
-                let failures = unreachable.map_or(0, |before| before.failures);
-                *unreachable = Some(Unreachable {
-                    failures: failures.saturating_add(1),
+                let mut failures = self.lock();
+                let in_a_row = failures
+                    .map_or(0, |before| before.in_a_row)
+                    .saturating_add(1);
+                *failures = Some(Failures {
+                    in_a_row,
                     last: Instant::now(),
                     rechecked: false,
                 });
@@ -101,7 +89,8 @@ impl Stats {
             }
             // It was reached: whatever it answered, it is there.
             Outcome::Success | Outcome::Failure if self.suspect.load(Ordering::Relaxed) => {
-                *self.lock() = None;
+                let mut failures = self.lock();
+                *failures = None;
                 self.suspect.store(false, Ordering::Relaxed);
             }
             Outcome::Success | Outcome::Failure => return,
@@ -115,12 +104,10 @@ impl Stats {
             && self
                 .lock()
                 .as_mut()
-                .is_some_and(|unreachable| !std::mem::replace(&mut unreachable.rechecked, true))
+                .is_some_and(|failures| !std::mem::replace(&mut failures.rechecked, true))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Unreachable>> {
-        self.unreachable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Failures>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

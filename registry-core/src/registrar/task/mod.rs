@@ -1,28 +1,29 @@
 //! The one task that talks to the registry for all registrations.
 
+mod outcome;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, sleep_until};
 
 use super::RegistrarConfig;
 use super::entry::{Entry, Waiting};
-use super::handle::{RegistrationHandle, RegistrationState};
+use super::handle::RegistrationHandle;
 use crate::backoff::{Gate, Pass, Passage};
 use crate::error::{Error, ErrorKind, Result};
-use crate::instance::{Instance, InstanceBuilder, InstanceKey};
+use crate::instance::{InstanceBuilder, InstanceKey};
 use crate::registration::{Held, Registered, Registration, Renewal};
 use crate::registry::Registry;
+use crate::time::{NEVER, after, within};
 
 /// Most registrations and deregistrations on their way at once.
 const CONCURRENT: usize = 128;
 /// Shortest time between two reports of loss by the plugin that are acted upon.
 const LOSS_PAUSE: Duration = Duration::from_secs(1);
-/// A wake-up that never comes: far enough, and within what the timer can hold.
-const NEVER: Duration = Duration::from_secs(86_400);
 
 pub(super) type Edit = Box<dyn FnOnce(InstanceBuilder) -> InstanceBuilder + Send>;
 
@@ -114,7 +115,7 @@ impl Task {
                     Some(command) => self.obey(command),
                     None => {
                         open = false;
-                        self.close(Instant::now() + self.config.drop_timeout, None);
+                        self.close(after(self.config.drop_timeout), None);
                     }
                 },
                 Some(done) = self.running.join_next_with_id() => self.note(done),
@@ -141,8 +142,6 @@ impl Task {
             .is_some_and(|(deadline, _)| self.entries.is_empty() || *deadline <= Instant::now())
     }
 
-    // === what callers ask ===
-
     fn obey(&mut self, command: Command) {
         match command {
             Command::Register {
@@ -155,16 +154,16 @@ impl Task {
                 edit,
                 reply,
             } => match self.entry(&key, serial) {
-                Some(entry) if entry.leaving.is_none() => update(entry, edit, reply),
+                Some(entry) if entry.leaving.is_none() => entry.update(edit, reply),
                 _ => drop(reply.send(Err(closed("the registration was taken back")))),
             },
             Command::Deregister { key, serial, reply } => match self.entry(&key, serial) {
-                Some(entry) => leave(entry, Some(reply)),
+                Some(entry) => entry.leave(Some(reply)),
                 None => drop(reply.send(Ok(()))),
             },
             Command::Abandon { key, serial } => {
                 if let Some(entry) = self.entry(&key, serial) {
-                    leave(entry, None);
+                    entry.leave(None);
                 }
             }
             Command::Close { deadline, reply } => self.close(deadline, Some(reply)),
@@ -225,7 +224,7 @@ impl Task {
             if let Some((_, waiting)) = entry.successor.take() {
                 let _ = waiting.send(Err(closed("the registrar was closed")));
             }
-            leave(entry, None);
+            entry.leave(None);
         }
         let (earliest, replies) = self.closing.get_or_insert((deadline, Vec::new()));
         *earliest = deadline.min(*earliest);
@@ -237,8 +236,6 @@ impl Task {
             .get_mut(key)
             .filter(|entry| entry.serial == serial)
     }
-
-    // === what is due ===
 
     /// Starts the calls that are due, and says when to look again.
     fn start_due(&mut self) -> Instant {
@@ -336,16 +333,13 @@ impl Task {
         self.renewing = true;
         let (registry, limit) = (self.registry.clone(), self.config.attempt_timeout);
         let task = self.running.spawn(async move {
-            let results = match timeout(limit, registry.renew(&held)).await {
+            let results = match within(limit, async { Ok(registry.renew(&held).await) }).await {
                 Ok(results) if results.len() == held.len() => results,
-                Ok(_) => vec![
-                    Err(Error::new(
-                        ErrorKind::Protocol,
-                        "the plugin left renewals unanswered"
-                    ));
-                    held.len()
-                ],
-                Err(_) => vec![Err(no_answer(limit)); held.len()],
+                Ok(_) => {
+                    let why = "the plugin left renewals unanswered";
+                    vec![Err(Error::new(ErrorKind::Protocol, why)); held.len()]
+                }
+                Err(error) => vec![Err(error); held.len()],
             };
             let answered = results
                 .iter()
@@ -367,234 +361,9 @@ impl Task {
             entry.due = entry.due.min(now);
         }
     }
-
-    // === what came of it ===
-
-    fn note(&mut self, done: Result<(Id, Done), JoinError>) {
-        match done {
-            Ok((id, done)) => {
-                self.keys.remove(&id);
-                match done {
-                    Done::Registered(key, published, result) => {
-                        self.registered(key, published, result)
-                    }
-                    Done::Deregistered(key, result) => self.deregistered(key, result),
-                    Done::Renewed(held, results) => self.renewed(held, results),
-                }
-            }
-            Err(panic) => {
-                let error = Error::new(ErrorKind::Protocol, "the plugin panicked; report this");
-                match self.keys.remove(&panic.id()) {
-                    Some(Some(key)) => self.call_failed(&key, &error.because(panic)),
-                    _ => self.renewing = false,
-                }
-            }
-        }
-    }
-
-    fn registered(
-        &mut self,
-        key: InstanceKey,
-        published: Arc<Registration>,
-        result: Result<Registered>,
-    ) {
-        let Some(entry) = self.entries.get_mut(&key) else {
-            return;
-        };
-        entry.busy = false;
-        if entry.leaving.is_some() {
-            // Whether it succeeded or not, it may have reached the registry: it is taken back at once.
-            return entry.due = Instant::now();
-        }
-        match result {
-            Ok(registered) => {
-                entry.confirm(registered, published, self.config.verify_interval);
-                if entry.is_published() {
-                    entry.answer(&Ok(()));
-                }
-            }
-            Err(error) => self.register_failed(&key, &error),
-        }
-    }
-
-    fn deregistered(&mut self, key: InstanceKey, result: Result<()>) {
-        match result {
-            Ok(()) => self.forget(&key),
-            // A closed registry holds nothing of ours, or will soon not.
-            Err(error) if error.kind() == ErrorKind::Closed => self.forget(&key),
-            Err(error) => self.call_failed(&key, &error),
-        }
-    }
-
-    /// Ends an entry: nothing of it is left at the registry.
-    fn forget(&mut self, key: &InstanceKey) {
-        let Some(mut entry) = self.entries.remove(key) else {
-            return;
-        };
-        entry.state.send_replace(RegistrationState::Deregistered);
-        entry.answer(&Err(closed("the registration was taken back")));
-        for reply in entry.leaving.into_iter().flatten() {
-            let _ = reply.send(Ok(()));
-        }
-        if let Some((registration, reply)) = entry.successor {
-            self.begin(key.clone(), registration, reply);
-        }
-    }
-
-    fn call_failed(&mut self, key: &InstanceKey, error: &Error) {
-        let Some(entry) = self.entries.get_mut(key) else {
-            return;
-        };
-        entry.busy = false;
-        match &mut entry.leaving {
-            None => self.register_failed(key, error),
-            Some(waiting) => {
-                for reply in waiting.drain(..) {
-                    let _ = reply.send(Err(error.clone()));
-                }
-                entry.degrade(Instant::now(), error);
-                entry.retry_later(error);
-            }
-        }
-    }
-
-    fn register_failed(&mut self, key: &InstanceKey, error: &Error) {
-        tracing::debug!(instance = %key, %error, "an attempt to register failed");
-        let Some(entry) = self.entries.get_mut(key) else {
-            return;
-        };
-        if error.is_temporary() {
-            entry.degrade(Instant::now(), error);
-            entry.retry_later(error);
-            entry.answer(&Ok(()));
-            return self.degrade_overdue(error);
-        }
-        let Some(accepted) = entry.accepted.clone() else {
-            return self.refuse(key, error);
-        };
-        if Arc::ptr_eq(&accepted, &entry.desired) {
-            entry.degrade(Instant::now(), error);
-        } else {
-            // An update that is refused is undone.
-            entry.desired = accepted;
-        }
-        entry.retry_later(error);
-        entry.answer(&Err(error.clone()));
-    }
-
-    /// Ends an entry that the registry refused from the start.
-    fn refuse(&mut self, key: &InstanceKey, error: &Error) {
-        let Some(mut entry) = self.entries.remove(key) else {
-            return;
-        };
-        entry.state.send_replace(RegistrationState::Deregistered);
-        entry.answer(&Err(error.clone()));
-    }
-
-    fn renewed(&mut self, held: Vec<Held>, results: Vec<Result<Renewal>>) {
-        self.renewing = false;
-        for (held, result) in held.into_iter().zip(results) {
-            let Some(entry) = self.entries.get_mut(&held.registered.key) else {
-                continue;
-            };
-            // The answer is about a registration that was replaced meanwhile.
-            if entry
-                .held
-                .as_ref()
-                .is_none_or(|now| now.registered != held.registered)
-                || entry.leaving.is_some()
-            {
-                continue;
-            }
-            match result {
-                Ok(Renewal::Held(registered)) => {
-                    entry.confirm(registered, held.registration, self.config.verify_interval)
-                }
-                Ok(Renewal::Unknown) => {
-                    let reason = Error::new(
-                        ErrorKind::Lost,
-                        "the registry no longer knows the registration",
-                    );
-                    tracing::warn!(instance = %held.registered.key, "the registry forgot a registration; registering again");
-                    entry.held = None;
-                    entry.due = Instant::now();
-                    entry.degrade(entry.due, &reason);
-                }
-                Err(error) => {
-                    if error.kind() == ErrorKind::Conflict {
-                        entry.held = None;
-                    }
-                    if entry.is_overdue() {
-                        entry.degrade(entry.confirmed, &error);
-                    } else if !error.is_temporary() {
-                        entry.degrade(Instant::now(), &error);
-                    }
-                    entry.retry_later(&error);
-                }
-            }
-        }
-    }
-
-    /// While the registry is away, TTLs run out.
-    fn degrade_overdue(&self, error: &Error) {
-        for entry in self.entries.values().filter(|entry| entry.is_overdue()) {
-            entry.degrade(entry.confirmed, error);
-        }
-    }
 }
 
-fn update(entry: &mut Entry, edit: Edit, reply: oneshot::Sender<Result<()>>) {
-    match edited(&entry.desired, edit) {
-        Ok(registration) => {
-            entry.desired = Arc::new(registration);
-            entry.due = Instant::now();
-            entry.waiting.push(Waiting::Update(reply));
-        }
-        Err(error) => drop(reply.send(Err(error))),
-    }
-}
-
-fn edited(registration: &Registration, edit: Edit) -> Result<Registration> {
-    let instance: Instance = edit(registration.instance.edit()).build()?;
-    if !instance.is(&registration.key()) {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            "an update cannot change the service or the id; register anew",
-        )
-        .with("instance", registration.key()));
-    }
-    Ok(Registration {
-        instance: Arc::new(instance),
-        ..registration.clone()
-    })
-}
-
-/// Fences an entry: from here it can only go.
-fn leave(entry: &mut Entry, reply: Option<oneshot::Sender<Result<()>>>) {
-    entry.due = Instant::now();
-    entry.leaving.get_or_insert_default().extend(reply);
-    for waiting in entry.waiting.drain(..) {
-        // Only updates can wait here, or a registration whose caller is gone: its handle must not answer again.
-        if let Waiting::Update(reply) = waiting {
-            let _ = reply.send(Err(closed("the registration was taken back")));
-        }
-    }
-}
-
-async fn within<T>(limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(limit, call)
-        .await
-        .unwrap_or_else(|_| Err(no_answer(limit)))
-}
-
-fn no_answer(limit: Duration) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        format!("no answer within {limit:?}"),
-    )
-}
-
-fn closed(what: &str) -> Error {
+pub(super) fn closed(what: &str) -> Error {
     Error::new(ErrorKind::Closed, what)
 }
 

@@ -1,0 +1,27 @@
+//! A driver of somebody else's, linked into the same program, is served by the facade.
+
+use std::sync::Arc;
+
+use registry_plugins::{Driver, Memory, connect, inventory, schemes};
+
+const FOREIGN: Driver = Driver::new(&["foreign"], |url| {
+    Box::pin(async move {
+        url.options().finish()?;
+        Ok(Arc::new(Memory::new()) as _)
+    })
+});
+
+inventory::submit! { FOREIGN }
+
+#[tokio::test]
+async fn a_submitted_driver_is_found() {
+    assert!(schemes().contains(&"foreign"), "{:?}", schemes());
+    let registry = connect("foreign://somewhere").await.unwrap();
+    registry.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_submitted_driver_is_listed_in_the_error() {
+    let error = connect("nowhere://").await.unwrap_err().to_string();
+    assert!(error.contains("foreign"), "{error}");
+}

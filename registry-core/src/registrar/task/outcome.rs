@@ -1,0 +1,186 @@
+//! What became of the calls to the registry.
+
+use std::sync::Arc;
+
+use tokio::task::{Id, JoinError};
+use tokio::time::Instant;
+
+use super::{Done, Task, closed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::instance::InstanceKey;
+use crate::registrar::RegistrationState;
+use crate::registration::{Held, Registered, Registration, Renewal};
+
+impl Task {
+    pub(super) fn note(&mut self, done: Result<(Id, Done), JoinError>) {
+        match done {
+            Ok((id, done)) => {
+                self.keys.remove(&id);
+                match done {
+                    Done::Registered(key, published, result) => {
+                        self.registered(key, published, result)
+                    }
+                    Done::Deregistered(key, result) => self.deregistered(key, result),
+                    Done::Renewed(held, results) => self.renewed(held, results),
+                }
+            }
+            Err(panic) => {
+                let error = Error::new(ErrorKind::Protocol, "the plugin panicked; report this");
+                match self.keys.remove(&panic.id()) {
+                    Some(Some(key)) => self.call_failed(&key, &error.because(panic)),
+                    _ => self.renewing = false,
+                }
+            }
+        }
+    }
+
+    fn registered(
+        &mut self,
+        key: InstanceKey,
+        published: Arc<Registration>,
+        result: Result<Registered>,
+    ) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        entry.busy = false;
+        if entry.leaving.is_some() {
+            // Whether it succeeded or not, it may have reached the registry: it is taken back at once.
+            return entry.due = Instant::now();
+        }
+        match result {
+            Ok(registered) => {
+                entry.confirm(registered, published, self.config.verify_interval);
+                if entry.is_published() {
+                    entry.answer(&Ok(()));
+                }
+            }
+            Err(error) => self.register_failed(&key, &error),
+        }
+    }
+
+    fn deregistered(&mut self, key: InstanceKey, result: Result<()>) {
+        match result {
+            Ok(()) => self.forget(&key),
+            // A closed registry holds nothing of ours, or will soon not.
+            Err(error) if error.kind() == ErrorKind::Closed => self.forget(&key),
+            Err(error) => self.call_failed(&key, &error),
+        }
+    }
+
+    /// Ends an entry: nothing of it is left at the registry.
+    fn forget(&mut self, key: &InstanceKey) {
+        let Some(mut entry) = self.entries.remove(key) else {
+            return;
+        };
+        entry.state.send_replace(RegistrationState::Deregistered);
+        entry.answer(&Err(closed("the registration was taken back")));
+        for reply in entry.leaving.into_iter().flatten() {
+            let _ = reply.send(Ok(()));
+        }
+        if let Some((registration, reply)) = entry.successor {
+            self.begin(key.clone(), registration, reply);
+        }
+    }
+
+    fn call_failed(&mut self, key: &InstanceKey, error: &Error) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        entry.busy = false;
+        match &mut entry.leaving {
+            None => self.register_failed(key, error),
+            Some(waiting) => {
+                for reply in waiting.drain(..) {
+                    let _ = reply.send(Err(error.clone()));
+                }
+                entry.degrade(Instant::now(), error);
+                entry.retry_later(error);
+            }
+        }
+    }
+
+    fn register_failed(&mut self, key: &InstanceKey, error: &Error) {
+        tracing::debug!(instance = %key, %error, "an attempt to register failed");
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        if error.is_temporary() {
+            entry.degrade(Instant::now(), error);
+            entry.retry_later(error);
+            entry.answer(&Ok(()));
+            return self.degrade_overdue(error);
+        }
+        let Some(accepted) = entry.accepted.clone() else {
+            return self.refuse(key, error);
+        };
+        if Arc::ptr_eq(&accepted, &entry.desired) {
+            entry.degrade(Instant::now(), error);
+        } else {
+            // An update that is refused is undone.
+            entry.desired = accepted;
+        }
+        entry.retry_later(error);
+        entry.answer(&Err(error.clone()));
+    }
+
+    /// Ends an entry that the registry refused from the start.
+    fn refuse(&mut self, key: &InstanceKey, error: &Error) {
+        let Some(mut entry) = self.entries.remove(key) else {
+            return;
+        };
+        entry.state.send_replace(RegistrationState::Deregistered);
+        entry.answer(&Err(error.clone()));
+    }
+
+    fn renewed(&mut self, held: Vec<Held>, results: Vec<Result<Renewal>>) {
+        self.renewing = false;
+        for (held, result) in held.into_iter().zip(results) {
+            let Some(entry) = self.entries.get_mut(&held.registered.key) else {
+                continue;
+            };
+            // The answer is about a registration that was replaced meanwhile.
+            if entry
+                .held
+                .as_ref()
+                .is_none_or(|now| now.registered != held.registered)
+                || entry.leaving.is_some()
+            {
+                continue;
+            }
+            match result {
+                Ok(Renewal::Held(registered)) => {
+                    entry.confirm(registered, held.registration, self.config.verify_interval)
+                }
+                Ok(Renewal::Unknown) => {
+                    let reason = Error::new(
+                        ErrorKind::Lost,
+                        "the registry no longer knows the registration",
+                    );
+                    tracing::warn!(instance = %held.registered.key, "the registry forgot a registration; registering again");
+                    entry.held = None;
+                    entry.due = Instant::now();
+                    entry.degrade(entry.due, &reason);
+                }
+                Err(error) => {
+                    if error.kind() == ErrorKind::Conflict {
+                        entry.held = None;
+                    }
+                    if entry.is_overdue() {
+                        entry.degrade(entry.confirmed, &error);
+                    } else if !error.is_temporary() {
+                        entry.degrade(Instant::now(), &error);
+                    }
+                    entry.retry_later(&error);
+                }
+            }
+        }
+    }
+
+    /// While the registry is away, TTLs run out.
+    fn degrade_overdue(&self, error: &Error) {
+        for entry in self.entries.values().filter(|entry| entry.is_overdue()) {
+            entry.degrade(entry.confirmed, error);
+        }
+    }
+}
