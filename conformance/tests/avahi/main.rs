@@ -13,7 +13,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use tokio::time::{Instant, sleep};
 
 use avahi::Avahi;
-use machine::{Cable, Machine};
+use machine::{Machine, end, join};
 use node::Node;
 
 type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 }
 
 async fn avahi_reads_ours() -> Result {
-    let (here, there, _cable) = pair("rav").await?;
+    let (here, there) = pair("rav").await?;
     let avahi = Avahi::start(&there).await?;
     let mut node = Node::start(&here, "mdns://")?;
     node.ask("register greeter a-1 10.77.0.1:8080 color=blue")
@@ -105,7 +105,7 @@ async fn avahi_reads_ours() -> Result {
 }
 
 async fn we_read_avahis() -> Result {
-    let (here, there, _cable) = pair("rwe").await?;
+    let (here, there) = pair("rwe").await?;
     let avahi = Avahi::start(&there).await?;
     let mut node = Node::start(&here, "mdns://")?;
     expect(&mut node, "greeter", "").await?;
@@ -127,7 +127,7 @@ async fn we_read_avahis() -> Result {
 }
 
 async fn side_by_side() -> Result {
-    let (here, there, _cable) = pair("rsb").await?;
+    let (here, there) = pair("rsb").await?;
     let avahi = Avahi::start(&here).await?;
     let (mut beside, mut across) = (
         Node::start(&here, "mdns://")?,
@@ -159,7 +159,7 @@ async fn side_by_side() -> Result {
 }
 
 async fn conflict() -> Result {
-    let (here, there, _cable) = pair("rco").await?;
+    let (here, there) = pair("rco").await?;
     let avahi = Avahi::start(&there).await?;
     let mut node = Node::start(&here, "mdns://")?;
     let published = avahi.publish("a@greeter", 8080, &["service=greeter", "id=a"])?;
@@ -207,8 +207,8 @@ async fn offline() -> Result {
 }
 
 async fn two_networks() -> Result {
-    let (here, there, _cable) = pair("rtn").await?;
-    let _second = Cable::new(&here, "10.78.0.1/24", &there, "10.78.0.2/24", 1).await?;
+    let (here, there) = pair("rtn").await?;
+    join(&here, "10.78.0.1/24", &there, "10.78.0.2/24", 1).await?;
     let (mut server, mut client) = (
         Node::start(&here, "mdns://")?,
         Node::start(&there, "mdns://")?,
@@ -217,10 +217,7 @@ async fn two_networks() -> Result {
         .ask("register greeter a 10.78.0.1:8080 @10.77.0.1:8080")
         .await?;
     expect(&mut client, "greeter", "a 10.78.0.1:8080 10.77.0.1:8080").await?;
-    let mut on_one = Node::start(
-        &there,
-        &format!("mdns://?interface={}", Cable::end(&there, 0)),
-    )?;
+    let mut on_one = Node::start(&there, &format!("mdns://?interface={}", end(&there, 0)))?;
     expect(&mut on_one, "greeter", "a 10.77.0.1:8080").await?;
     let mut by_address = Node::start(&there, "mdns://?interface=10.78.0.2")?;
     expect(&mut by_address, "greeter", "a 10.78.0.1:8080").await?;
@@ -232,13 +229,13 @@ async fn two_networks() -> Result {
 }
 
 async fn link_local() -> Result {
-    let (here, there, _cable) = pair("rll").await?;
+    let (here, there) = pair("rll").await?;
     here.ip(&[
         "address",
         "add",
         "fe80::a/64",
         "dev",
-        &Cable::end(&here, 0),
+        &end(&here, 0),
         "nodad",
     ])?;
     there.ip(&[
@@ -246,7 +243,7 @@ async fn link_local() -> Result {
         "add",
         "fe80::b/64",
         "dev",
-        &Cable::end(&there, 0),
+        &end(&there, 0),
         "nodad",
     ])?;
     let (mut server, mut client) = (
@@ -282,7 +279,7 @@ async fn come_and_go() -> Result {
         .to_string();
     check(refused.starts_with("Invalid"), || refused)?;
 
-    let _cable = Cable::new(&here, "10.77.0.1/24", &there, "10.77.0.2/24", 0).await?;
+    join(&here, "10.77.0.1/24", &there, "10.77.0.2/24", 0).await?;
     // Until mdns-sd has noticed the interface, nothing is announced on it.
     let registered = eventually(
         NOTICED,
@@ -299,7 +296,7 @@ async fn come_and_go() -> Result {
     registered.await?;
     expect(&mut client, "greeter", "a 10.77.0.1:8080").await?;
 
-    here.ip(&["link", "set", &Cable::end(&here, 0), "down"])?;
+    here.ip(&["link", "set", &end(&here, 0), "down"])?;
     eventually(
         NOTICED,
         "the loss",
@@ -322,7 +319,7 @@ async fn come_and_go() -> Result {
     )
     .await?;
 
-    here.ip(&["link", "set", &Cable::end(&here, 0), "up"])?;
+    here.ip(&["link", "set", &end(&here, 0), "up"])?;
     eventually(
         NOTICED,
         "the registration",
@@ -350,13 +347,13 @@ async fn come_and_go() -> Result {
 }
 
 /// Two machines, joined by one cable.
-async fn pair(name: &str) -> Result<(Machine, Machine, Cable)> {
+async fn pair(name: &str) -> Result<(Machine, Machine)> {
     let (here, there) = (
         Machine::new(&format!("{name}a"))?,
         Machine::new(&format!("{name}b"))?,
     );
-    let cable = Cable::new(&here, "10.77.0.1/24", &there, "10.77.0.2/24", 0).await?;
-    Ok((here, there, cable))
+    join(&here, "10.77.0.1/24", &there, "10.77.0.2/24", 0).await?;
+    Ok((here, there))
 }
 
 /// The instances of a service are soon these.

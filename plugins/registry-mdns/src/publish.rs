@@ -80,7 +80,7 @@ impl Publisher {
             self.link.check_open()?;
         }
         let daemon = match &before {
-            Some(before) if before.state() != State::Lost => before.daemon.clone(),
+            Some(before) if before.daemon.is_running() => before.daemon.clone(),
             _ if self.link.records.is_given_away(&full_name) => self.link.daemon_apart()?,
             _ => self.link.daemon()?,
         };
@@ -135,8 +135,9 @@ impl Publisher {
                 .filter(|record| Arc::ptr_eq(&record.daemon, &daemon))
                 .map(|record| record.info.get_fullname())
                 .collect();
-            daemon.unregister(&names).await?;
+            let said = daemon.unregister(&names).await;
             daemon.shut_down().await?;
+            said?;
         }
         for record in records {
             record.daemon.shut_down().await?;

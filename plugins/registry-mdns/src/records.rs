@@ -145,6 +145,7 @@ impl Records {
 
     /// A daemon ended.
     pub(crate) fn ended(&self, daemon: &Arc<Daemon>) {
+        daemon.note_end();
         for record in lock(&self.records).values() {
             if Arc::ptr_eq(&record.daemon, daemon) {
                 record.state.send_replace(State::Lost);

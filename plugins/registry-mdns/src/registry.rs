@@ -12,10 +12,10 @@ use registry_core::{
 use tokio::sync::watch;
 
 use crate::browse::Browser;
-use crate::codec::{MAX_PAIR, MAX_RECORD};
 use crate::config::MdnsConfig;
 use crate::link::Link;
 use crate::publish::Publisher;
+use crate::txt::{MAX_PAIR, MAX_RECORD};
 
 /// A registry on the local link. There is no server: each client announces its own instances and listens to the
 /// others.
