@@ -6,6 +6,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::registration::{CheckKind, Registration};
 use crate::registry::ReadOptions;
 
+/// The longest TTL that can be wished for.
+const LONGEST_TTL: Duration = Duration::from_secs(365 * 86_400);
+
 /// What a backend can do and how fast it is. The conformance suite holds it to every field.
 ///
 /// Start from [`Capability::new`], the backend that can nothing beyond the contract, and change what differs.
@@ -159,16 +162,16 @@ impl Capability {
     /// Refuses a registration that this backend cannot honour. A plugin calls it before any I/O.
     ///
     /// # Errors
-    /// `Unsupported` for a check that the registry cannot run, `Invalid` for a TTL of 0 and for metadata beyond
+    /// `Unsupported` for a check that the registry cannot run, `Invalid` for a TTL of 0 or over a year and for metadata beyond
     /// the [`Limits`]; the error names the limit.
     pub fn admit(&self, registration: &Registration) -> Result<()> {
         let key = registration.key();
-        if registration.ttl.is_some_and(|ttl| ttl.is_zero()) {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                "a TTL of 0 is refused; allowed: more than 0",
-            )
-            .with("instance", key));
+        if registration
+            .ttl
+            .is_some_and(|ttl| ttl.is_zero() || ttl > LONGEST_TTL)
+        {
+            let why = "the TTL is refused; allowed: more than 0, at most 365 days";
+            return Err(Error::new(ErrorKind::Invalid, why).with("instance", key));
         }
         for check in &registration.checks {
             let check = Check::from(&check.kind);

@@ -17,6 +17,7 @@ mod registration;
 mod registry;
 mod selector;
 mod target;
+mod time;
 mod watcher;
 
 pub use async_trait::async_trait;

@@ -112,6 +112,10 @@ async fn many_views_share_one_watch_that_ends_with_the_last() {
     }
     assert_eq!(Scripted::count(&registry.watches), 1);
     drop(views);
+    eventually(SECOND, "no watch is open", async || {
+        (Scripted::count(&registry.open) == 0).then_some(())
+    })
+    .await;
     register(&*registry, "a", 1).await;
     assert_eq!(ids(&discovery.service("greeter").await.unwrap()), ["a"]);
     assert_eq!(Scripted::count(&registry.watches), 2);
@@ -335,4 +339,24 @@ async fn the_guard_can_be_turned_off() {
         .unwrap();
     registry.memory.wipe();
     shows(&view, &[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_configuration_is_too_long_a_time() {
+    let ages = Duration::MAX;
+    let config = DiscoveryConfig::default()
+        .first_snapshot(ages)
+        .attempt_timeout(ages)
+        .guard(GuardPolicy::default().hold(ages).armed(ages));
+    let registry = slow_to_heal();
+    for id in ["a", "b"] {
+        register(&*registry, id, 1).await;
+    }
+    let view = Discovery::with_config(registry.clone(), config)
+        .service("greeter")
+        .await
+        .unwrap();
+    registry.memory.wipe();
+    sleep(HOUR).await;
+    assert_eq!(ids(&view), ["a", "b"]);
 }

@@ -388,3 +388,32 @@ async fn an_idle_registrar_does_next_to_nothing() {
     let calls = Scripted::count(&registry.renews) - before;
     assert!(calls <= 70, "{calls} calls in ten idle minutes");
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_time_is_too_long_or_too_short() {
+    let registry = Scripted::new();
+    let config = RegistrarConfig::default()
+        .attempt_timeout(Duration::MAX)
+        .verify_interval(Duration::ZERO)
+        .drop_timeout(Duration::MAX);
+    let registrar = Registrar::with_config(registry.clone(), config);
+    for ttl in [Duration::ZERO, Duration::MAX] {
+        let registration = Registration::new(greeter("a")).unwrap().ttl(ttl);
+        assert_eq!(
+            registrar.register(registration).await.unwrap_err().kind(),
+            ErrorKind::Invalid
+        );
+    }
+    let short = Registration::new(greeter("a"))
+        .unwrap()
+        .ttl(Duration::from_millis(1));
+    let _handle = registrar
+        .register_within(short, Duration::MAX)
+        .await
+        .unwrap();
+    sleep(10 * SECOND).await;
+    let calls = Scripted::count(&registry.renews) + Scripted::count(&registry.registers);
+    // At most one renewal and one registration in 45 ms.
+    assert!(calls <= 450, "{calls} calls in 10 s");
+    registrar.close(Duration::MAX).await.unwrap();
+}

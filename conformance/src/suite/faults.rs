@@ -90,7 +90,7 @@ async fn a_server_that_starts_late_is_waited_for(world: World) -> Outcome {
 async fn an_outage_keeps_the_last_good_set(world: World) -> Outcome {
     let (writer, reader) = (world.client().await?, world.client().await?);
     let instances = several(&world, 3);
-    let _handles = hold(&world, writer, &instances).await?;
+    let _handles = hold(writer, &instances).await?;
     let discovery = Discovery::new(reader);
     let balancer = discovery
         .balancer(world.service("web"), RoundRobin::default())
@@ -139,7 +139,7 @@ async fn an_outage_keeps_the_last_good_set(world: World) -> Outcome {
 async fn a_restart_removes_nobody(world: World) -> Outcome {
     let (writer, reader) = (world.client().await?, world.client().await?);
     let instances = several(&world, 5);
-    let _handles = hold(&world, writer, &instances).await?;
+    let _handles = hold(writer, &instances).await?;
     world.finds(&reader, "web", &instances).await?;
     let discovery = Discovery::new(reader.clone());
     let view = discovery.service(world.service("web")).await?;
@@ -170,7 +170,7 @@ async fn a_restart_removes_nobody(world: World) -> Outcome {
 async fn a_wiped_registry_gets_everybody_back(world: World) -> Outcome {
     let (writer, reader) = (world.client().await?, world.client().await?);
     let mut instances = several(&world, 20);
-    let handles = hold(&world, writer, &instances).await?;
+    let handles = hold(writer, &instances).await?;
     for (handle, instance) in handles.iter().zip(&mut instances).take(5) {
         handle.update(|instance| instance.weight(9)).await?;
         *instance = built(instance.edit().weight(9));
@@ -250,7 +250,7 @@ async fn a_mass_loss_is_doubted_and_then_believed(world: World) -> Outcome {
 async fn a_single_removal_is_not_doubted(world: World) -> Outcome {
     let (writer, reader) = (world.client().await?, world.client().await?);
     let instances = several(&world, 5);
-    let handles = hold(&world, writer, &instances).await?;
+    let handles = hold(writer, &instances).await?;
     let discovery = Discovery::new(reader);
     let view = discovery.service(world.service("web")).await?;
     fresh(&view, &instances, world.visible()).await?;
@@ -394,7 +394,7 @@ async fn a_silent_connection_is_noticed(world: World) -> Outcome {
 async fn a_hung_server_is_an_error_in_time(world: World) -> Outcome {
     let (writer, reader) = (world.client().await?, world.client().await?);
     let instance = world.instance("web", "a");
-    let _handles = hold(&world, writer, std::slice::from_ref(&instance)).await?;
+    let _handles = hold(writer, std::slice::from_ref(&instance)).await?;
     let discovery = Discovery::new(reader.clone());
     let view = discovery.service(world.service("web")).await?;
     fresh(&view, std::slice::from_ref(&instance), world.visible()).await?;
@@ -532,7 +532,7 @@ async fn reconnecting_is_bounded(world: World) -> Outcome {
     let (client, proxy) = world.wired().await?;
     let discovery = Discovery::new(client.clone());
     let instances = several(&world, 10);
-    let handles = hold(&world, client, &instances).await?;
+    let handles = hold(client, &instances).await?;
     let mut views = Vec::new();
     for number in 0..SERVICES {
         views.push(
@@ -570,16 +570,15 @@ fn several(world: &World, count: usize) -> Vec<Arc<Instance>> {
         .collect()
 }
 
-/// Registers these with a registrar of their own and keeps them registered.
+/// Registers these with a registrar of their own, for the TTL that is granted without a wish, and keeps them registered.
 async fn hold(
-    world: &World,
     client: Arc<dyn Registry>,
     instances: &[Arc<Instance>],
 ) -> Outcome<Vec<RegistrationHandle>> {
     let registrar = Registrar::new(client);
     let mut calls = tokio::task::JoinSet::new();
     for (number, instance) in instances.iter().enumerate() {
-        let (registrar, registration) = (registrar.clone(), world.registration(instance));
+        let (registrar, registration) = (registrar.clone(), Instance::clone(instance));
         calls.spawn(async move {
             let handle = registrar.register_within(registration, RECOVERY).await;
             (number, handle)

@@ -12,9 +12,7 @@ use super::pick::PickError;
 use super::plane::Plane;
 use crate::discovery::View;
 use crate::selector::{Available, Context, Member, Node, Reach, Selector, Slot};
-
-/// A wake-up that never comes: far enough, and within what the timer can hold.
-const NEVER: Duration = Duration::from_secs(86_400);
+use crate::time::NEVER;
 
 pub(super) struct Task {
     view: View,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::guard::Guard;
 use super::view::{Freshness, Snapshot};
@@ -16,6 +16,7 @@ use super::{Shared, diff};
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{Instance, InstanceId, InstanceKey, ServiceName};
+use crate::time::within;
 use crate::watcher::{Change, Scope, Watcher};
 
 /// A watch that ends with `Lost` sooner than this after its snapshot is opened again only after a pause.
@@ -84,7 +85,7 @@ impl Feed {
             return;
         }
         let call = self.shared.registry.recheck(&key);
-        if let Ok(Err(error)) = timeout(self.shared.config.attempt_timeout, call).await {
+        if let Err(error) = within(self.shared.config.attempt_timeout, call).await {
             tracing::debug!(instance = %key, %error, "recheck failed");
         }
     }
@@ -162,8 +163,8 @@ impl Task {
     /// Opens a watch up to its first changes.
     async fn open(&self) -> Result<(Box<dyn Watcher>, Vec<Change>)> {
         let pass = self.shared.gate.pass().await;
-        let limit =
-            self.shared.registry.capability().windows.settle + self.shared.config.attempt_timeout;
+        let settle = self.shared.registry.capability().windows.settle;
+        let limit = settle.saturating_add(self.shared.config.attempt_timeout);
         let opening = async {
             let scope = Scope::Service(self.service.clone());
             let mut watcher = self
@@ -180,12 +181,7 @@ impl Task {
                 )),
             }
         };
-        let opened = timeout(limit, opening).await.unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("no snapshot within {limit:?}"),
-            ))
-        });
+        let opened = within(limit, opening).await;
         pass.settle(&opened);
         opened.map_err(|error| error.with("service", &self.service))
     }
@@ -355,6 +351,18 @@ impl Task {
             held,
         }));
         self.published.moved.send_replace(());
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        // What nobody follows any more must not look fresh.
+        if std::thread::panicking() {
+            self.fail(&Error::new(
+                ErrorKind::Protocol,
+                "the plugin panicked; report this",
+            ));
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::capability::Capability;
 use crate::instance::InstanceId;
+use crate::time::NEVER;
 
 /// When the disappearance of instances is doubted.
 ///
@@ -95,7 +96,7 @@ impl Guard {
             .map(|window| window.at(capability.default_ttl));
         Self {
             policy,
-            hold: policy.hold.or(window).unwrap_or_default(),
+            hold: policy.hold.or(window).unwrap_or_default().min(NEVER),
             always: !capability.faults_visible,
             armed: Armed::No,
             baseline: 0,
@@ -169,7 +170,9 @@ impl Guard {
 
     fn tick(&mut self, served: usize, resync: bool, now: Instant) {
         match self.armed {
-            Armed::WhileAway if resync => self.armed = Armed::Until(now + self.policy.armed),
+            Armed::WhileAway if resync => {
+                self.armed = Armed::Until(now + self.policy.armed.min(NEVER))
+            }
             Armed::Until(end) if end <= now => self.armed = Armed::No,
             _ => {}
         }
@@ -265,6 +268,10 @@ mod tests {
             held(&mut guard, 1..2, 1, false, now),
             "then nobody would be left"
         );
+        let mut guard = self::guard(false);
+        guard.fault(1);
+        assert!(!held(&mut guard, 0..0, 1, true, now));
+        assert!(!held(&mut guard, 0..1, 1, false, now), "the only one");
         let disarmed = now + GuardPolicy::default().armed;
         let mut guard = self::guard(false);
         guard.fault(2);

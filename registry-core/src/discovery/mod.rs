@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 pub use guard::GuardPolicy;
 pub use view::{Changes, Freshness, Snapshot, View};
@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::instance::{InstanceKey, Label, ServiceName};
 use crate::registry::{ReadOptions, Registry};
 use crate::selector::Selector;
+use crate::time::after;
 use feed::Feed;
 
 /// Follows services of one registry. Cheap to clone; clones share their watches.
@@ -142,8 +143,7 @@ impl Discovery {
         Error: From<S::Error>,
     {
         let view = View::new(self.feed(&service.try_into()?));
-        let deadline = Instant::now() + self.shared.config.first_snapshot;
-        match timeout_at(deadline, view.ready()).await {
+        match timeout_at(after(self.shared.config.first_snapshot), view.ready()).await {
             Ok(result) => result.map(|()| view),
             Err(_) => Ok(view),
         }

@@ -92,10 +92,10 @@ impl View {
         loop {
             let snapshot = self.snapshot();
             match &snapshot.freshness {
+                _ if snapshot.generation > 0 => return Ok(()),
                 Freshness::Stale { reason, .. } if !reason.is_temporary() => {
                     return Err(reason.clone());
                 }
-                _ if snapshot.generation > 0 => return Ok(()),
                 _ => {}
             }
             // The sender lives in the feed, which this view holds.

@@ -12,6 +12,10 @@ use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::Instance;
 use crate::registration::{Held, Registered, Registration};
+use crate::time::NEVER;
+
+/// Two renewals are at least this far apart, however short a TTL was granted.
+const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
 
 /// What is known of one registration. What has to be done for it follows from this.
 pub(super) struct Entry {
@@ -97,7 +101,10 @@ impl Entry {
         verify: Duration,
     ) {
         let now = Instant::now();
-        let period = registered.ttl.map_or(verify, |ttl| ttl / 3);
+        let period = registered
+            .ttl
+            .map_or(verify, |ttl| ttl / 3)
+            .clamp(SHORTEST_PERIOD, NEVER);
         self.confirmed = now;
         self.due = now + period.mul_f64(1.0 - fastrand::f64() / 10.0);
         self.backoff.reset();

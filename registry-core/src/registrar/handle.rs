@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::ask;
 use super::task::Command;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{InstanceBuilder, InstanceKey, Status};
 
 /// A registration that is kept true while this is held.
@@ -66,7 +66,19 @@ impl RegistrationHandle {
 
     /// How the registration stands now.
     pub fn state(&self) -> RegistrationState {
-        self.state.borrow().clone()
+        let state = self.state.borrow().clone();
+        let abandoned = self.state.has_changed().is_err();
+        match state {
+            RegistrationState::Registered if abandoned => {
+                let reason =
+                    Error::new(ErrorKind::Closed, "the registrar ended: nobody renews this");
+                RegistrationState::Degraded {
+                    since: Instant::now(),
+                    reason,
+                }
+            }
+            state => state,
+        }
     }
 
     /// Follows how the registration stands.

@@ -17,6 +17,7 @@ pub use handle::{RegistrationHandle, RegistrationState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::registration::Registration;
 use crate::registry::Registry;
+use crate::time::after;
 use task::{Command, Task};
 
 /// Registers instances and keeps them registered until they are deregistered.
@@ -121,7 +122,7 @@ impl Registrar {
     {
         let registration = registration.try_into()?;
         let key = registration.key();
-        let deadline = tokio::time::Instant::now() + timeout;
+        let deadline = after(timeout);
         let late = || {
             Error::new(
                 ErrorKind::Unavailable,
@@ -161,7 +162,7 @@ impl Registrar {
     /// `Unavailable` when some could not be taken back within `timeout`: they lapse as after a crash. Closing
     /// twice is no error.
     pub async fn close(&self, timeout: Duration) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + timeout;
+        let deadline = after(timeout);
         match ask(&self.commands, |reply| Command::Close { deadline, reply }).await {
             Err(error) if error.kind() == ErrorKind::Closed => Ok(()),
             result => result,

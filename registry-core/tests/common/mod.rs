@@ -44,6 +44,8 @@ pub(crate) struct Scripted {
     pub(crate) renews: AtomicUsize,
     pub(crate) watches: AtomicUsize,
     pub(crate) rechecks: AtomicUsize,
+    /// Watches that are open now.
+    pub(crate) open: Arc<AtomicUsize>,
     script: std::sync::Mutex<Script>,
     pub(crate) capability: Capability,
 }
@@ -77,6 +79,7 @@ impl Scripted {
             renews,
             watches,
             rechecks,
+            open: Arc::default(),
             script,
             capability,
         })
@@ -153,14 +156,13 @@ impl Registry for Scripted {
         self.call().await;
         let watcher = self.memory.watch(scope, options).await?;
         let stutter = self.script.lock().unwrap().stutter;
-        Ok(if stutter {
-            Box::new(Stutter {
-                watcher,
-                again: None,
-            })
-        } else {
-            watcher
-        })
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(Observed {
+            watcher,
+            stutter,
+            again: None,
+            open: self.open.clone(),
+        }))
     }
 
     async fn recheck(&self, _key: &InstanceKey) -> Result<()> {
@@ -173,19 +175,27 @@ impl Registry for Scripted {
     }
 }
 
-struct Stutter {
+struct Observed {
     watcher: Box<dyn Watcher>,
+    stutter: bool,
     again: Option<Vec<Change>>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[async_trait]
-impl Watcher for Stutter {
+impl Watcher for Observed {
     async fn next(&mut self) -> Result<Vec<Change>> {
         if let Some(again) = self.again.take() {
             return Ok(again);
         }
         let changes = self.watcher.next().await?;
-        self.again = Some(changes.clone());
+        self.again = self.stutter.then(|| changes.clone());
         Ok(changes)
     }
 }

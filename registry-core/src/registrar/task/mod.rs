@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::RegistrarConfig;
 use super::entry::{Entry, Waiting};
@@ -18,13 +18,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{InstanceBuilder, InstanceKey};
 use crate::registration::{Held, Registered, Registration, Renewal};
 use crate::registry::Registry;
+use crate::time::{NEVER, after, within};
 
 /// Most registrations and deregistrations on their way at once.
 const CONCURRENT: usize = 128;
 /// Shortest time between two reports of loss by the plugin that are acted upon.
 const LOSS_PAUSE: Duration = Duration::from_secs(1);
-/// A wake-up that never comes: far enough, and within what the timer can hold.
-const NEVER: Duration = Duration::from_secs(86_400);
 
 pub(super) type Edit = Box<dyn FnOnce(InstanceBuilder) -> InstanceBuilder + Send>;
 
@@ -116,7 +115,7 @@ impl Task {
                     Some(command) => self.obey(command),
                     None => {
                         open = false;
-                        self.close(Instant::now() + self.config.drop_timeout, None);
+                        self.close(after(self.config.drop_timeout), None);
                     }
                 },
                 Some(done) = self.running.join_next_with_id() => self.note(done),
@@ -334,16 +333,13 @@ impl Task {
         self.renewing = true;
         let (registry, limit) = (self.registry.clone(), self.config.attempt_timeout);
         let task = self.running.spawn(async move {
-            let results = match timeout(limit, registry.renew(&held)).await {
+            let results = match within(limit, async { Ok(registry.renew(&held).await) }).await {
                 Ok(results) if results.len() == held.len() => results,
-                Ok(_) => vec![
-                    Err(Error::new(
-                        ErrorKind::Protocol,
-                        "the plugin left renewals unanswered"
-                    ));
-                    held.len()
-                ],
-                Err(_) => vec![Err(no_answer(limit)); held.len()],
+                Ok(_) => {
+                    let why = "the plugin left renewals unanswered";
+                    vec![Err(Error::new(ErrorKind::Protocol, why)); held.len()]
+                }
+                Err(error) => vec![Err(error); held.len()],
             };
             let answered = results
                 .iter()
@@ -365,19 +361,6 @@ impl Task {
             entry.due = entry.due.min(now);
         }
     }
-}
-
-async fn within<T>(limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(limit, call)
-        .await
-        .unwrap_or_else(|_| Err(no_answer(limit)))
-}
-
-fn no_answer(limit: Duration) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        format!("no answer within {limit:?}"),
-    )
 }
 
 pub(super) fn closed(what: &str) -> Error {
