@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,12 @@ use crate::networks::Networks;
 /// From the first question to the first snapshot. The question is asked again after 1 s, since who has just answered
 /// somebody else may not answer again within that time (RFC 6762, 6); answers take 0.1 s.
 const SETTLE: Duration = Duration::from_millis(1250);
+/// The same where there are many: their answers come at once and overflow the socket's buffer, so that it takes the
+/// question that is asked after 3 s to hear them all.
+const SETTLE_MANY: Duration = Duration::from_millis(3250);
+/// How many instances are many: their answers fill a buffer of Linux' default size, and twice as many events come near
+/// the 1000 that the daemon's channel takes.
+const MANY: usize = 400;
 /// How long an instance that is rechecked has to answer. It is asked twice, 1 s apart.
 const RECHECK: Duration = Duration::from_secs(2);
 /// Most names of records that could not be read that are remembered, so as to log each once.
@@ -31,28 +37,36 @@ pub(crate) struct Browser {
     fanout: Fanout,
     state: Mutex<State>,
     cache: Mutex<Cache>,
+    /// A browse ended because its events came faster than they were read.
+    overflowed: AtomicBool,
     skipped: AtomicU64,
     /// A record that was rechecked went away: ask again, in case that only the answers were lost.
     again: Notify,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 enum State {
     #[default]
     Idle,
-    Running,
+    Running(Arc<Daemon>),
     Closed,
 }
 
 impl Browser {
     /// Opens a watch, and begins to listen if nobody does.
     pub(crate) fn open(self: &Arc<Self>, link: &Link, scope: &Scope) -> Result<FanoutWatcher> {
-        let daemon = link.daemon()?;
+        link.check_open()?;
         let mut state = lock(&self.state);
         // Under the lock: this watcher hears of the end of a browse, or joins the next one.
         let watcher = self.fanout.join(scope);
-        if *state == State::Idle {
-            *state = State::Running;
+        if matches!(*state, State::Idle) {
+            // What the cache of the shared daemon holds would overflow the channel at once, again.
+            let daemon = if self.overflowed.load(Ordering::Relaxed) {
+                link.daemon_apart()?
+            } else {
+                link.daemon()?
+            };
+            *state = State::Running(daemon.clone());
             let browse = Browse {
                 browser: self.clone(),
                 config: link.config.clone(),
@@ -65,11 +79,16 @@ impl Browser {
     }
 
     /// Asks whether an instance is still there; what comes of it arrives through the watches.
-    pub(crate) async fn recheck(&self, link: &Link, key: &InstanceKey) -> Result<()> {
-        let Some(full_name) = lock(&self.cache).recheck(key) else {
-            return Ok(());
+    pub(crate) async fn recheck(&self, key: &InstanceKey) -> Result<()> {
+        let daemon = match &*lock(&self.state) {
+            State::Running(daemon) => daemon.clone(),
+            State::Idle | State::Closed => return Ok(()),
         };
-        link.daemon()?.verify(&full_name, RECHECK).await
+        let full_name = lock(&self.cache).recheck(key);
+        match full_name {
+            Some(full_name) => daemon.verify(&full_name, RECHECK).await,
+            None => Ok(()),
+        }
     }
 
     /// How many records were skipped so far.
@@ -77,10 +96,18 @@ impl Browser {
         self.skipped.load(Ordering::Relaxed)
     }
 
-    /// Ends all watches, now and later.
-    pub(crate) fn close(&self) {
-        *lock(&self.state) = State::Closed;
+    /// Ends all watches, now and later; gives the daemon that served them, for its end.
+    pub(crate) fn close(&self) -> Option<Arc<Daemon>> {
+        let before = std::mem::replace(&mut *lock(&self.state), State::Closed);
         self.fanout.close();
+        match before {
+            State::Running(daemon) => Some(daemon),
+            State::Idle | State::Closed => None,
+        }
+    }
+
+    fn knows_many(&self) -> bool {
+        lock(&self.cache).records.len() > MANY
     }
 
     fn resolved(&self, record: &ResolvedService) {
@@ -104,7 +131,9 @@ impl Browser {
 
     fn removed(&self, full_name: &str) {
         let mut cache = lock(&self.cache);
-        if cache.rechecked.remove(&fold(full_name)) {
+        let rechecked = cache.rechecked.remove(&fold(full_name));
+        let many = cache.records.len() > MANY;
+        if !many && rechecked.is_some_and(|at| at.elapsed() < 2 * RECHECK) {
             self.again.notify_one();
         }
         let changed: Vec<_> = cache.remove(full_name).into_iter().collect();
@@ -138,7 +167,8 @@ impl Browse {
     async fn listen(&self) -> Result<Infallible> {
         let mut networks = Networks::now(&self.config)?;
         let mut events = self.daemon.browse().await?;
-        let settled = Instant::now() + SETTLE;
+        let begun = Instant::now();
+        let mut settled = begun + SETTLE;
         let mut complete = false;
         let mut deaf = false;
         loop {
@@ -152,13 +182,22 @@ impl Browse {
                     if deaf {
                         return Err(self.deaf(&networks).await);
                     }
+                    if settled < begun + SETTLE_MANY && self.browser.knows_many() {
+                        settled = begun + SETTLE_MANY;
+                        continue;
+                    }
                     complete = true;
                     self.browser.fanout.complete();
                     continue;
                 }
             };
-            // The daemon gives up on who lags behind by 1000 events, and then says nothing more.
-            let event = event.map_err(|_| Error::new(ErrorKind::Lost, "the mDNS browse ended"))?;
+            let Ok(event) = event else {
+                self.browser.overflowed.store(true, Ordering::Relaxed);
+                return Err(Error::new(
+                    ErrorKind::Lost,
+                    "the mDNS daemon ended the browse",
+                ));
+            };
             match event {
                 ServiceEvent::SearchStarted(on) => deaf = on.contains(" on 0 interfaces "),
                 ServiceEvent::ServiceResolved(record) => self.browser.resolved(&record),
@@ -192,7 +231,7 @@ impl Drop for Browse {
     fn drop(&mut self) {
         let mut state = lock(&self.browser.state);
         lock(&self.browser.cache).clear();
-        if *state == State::Running {
+        if matches!(*state, State::Running(_)) {
             *state = State::Idle;
             self.browser.fanout.fail(&self.end);
         }
@@ -205,7 +244,7 @@ struct Cache {
     records: HashMap<String, Cached>,
     /// The names of the records of one instance; the first one counts.
     names: HashMap<InstanceKey, BTreeSet<(Claim, String)>>,
-    rechecked: HashSet<String>,
+    rechecked: HashMap<String, Instant>,
     unread: HashSet<String>,
 }
 
@@ -268,7 +307,8 @@ impl Cache {
     /// Marks the record of an instance for the case that it goes away, and gives its full name.
     fn recheck(&mut self, key: &InstanceKey) -> Option<String> {
         let (_, name) = self.names.get(key)?.first()?;
-        self.rechecked.insert(name.clone());
+        self.rechecked.retain(|_, at| at.elapsed() < 2 * RECHECK);
+        self.rechecked.insert(name.clone(), Instant::now());
         Some(self.records.get(name)?.full_name.clone())
     }
 

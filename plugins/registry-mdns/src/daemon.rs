@@ -13,6 +13,9 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::SERVICE_TYPE;
 use crate::config::{Interface, MdnsConfig};
 
+/// Largest packet on the loopback, in bytes: the largest of RFC 6762, 17. Nothing fragments it there, and it takes a
+/// sixth of the packets to fill the socket of whoever asks for many instances.
+const LOOPBACK_PACKET: usize = 8952;
 /// How long a command may wait for room in the daemon's queue of 100, and for its answer.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long ending a daemon may block for its goodbyes. They take less than a millisecond each.
@@ -38,6 +41,9 @@ impl Daemon {
             this.0.disable_interface(IfKind::All).map_err(failed)?;
             this.0.enable_interface(only).map_err(failed)?;
         }
+        this.0
+            .set_max_packet_size(IfKind::LoopbackV4, LOOPBACK_PACKET)
+            .map_err(failed)?;
         let events = this.0.monitor().map_err(failed)?;
         Ok((this, events))
     }

@@ -134,20 +134,27 @@ impl Registry for Mdns {
 
     async fn recheck(&self, key: &InstanceKey) -> Result<()> {
         self.link.check_open()?;
-        self.browser.recheck(&self.link, key).await
+        self.browser.recheck(key).await
     }
 
     async fn close(&self) -> Result<()> {
         let _closing = self.closing.lock().await;
-        self.browser.close();
-        self.publisher.close().await
+        let listening = self.browser.close();
+        self.publisher.close().await?;
+        match listening {
+            Some(daemon) => daemon.shut_down().await,
+            None => Ok(()),
+        }
     }
 }
 
 impl Drop for Mdns {
     fn drop(&mut self) {
-        self.browser.close();
+        let listening = self.browser.close();
         self.publisher.end();
+        if let Some(daemon) = listening {
+            daemon.end();
+        }
     }
 }
 
@@ -156,5 +163,105 @@ impl fmt::Debug for Mdns {
         f.debug_struct("Mdns")
             .field("config", &self.link.config)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use registry_core::ErrorKind;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn client() -> Mdns {
+        let port = UdpSocket::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        Mdns::new(MdnsConfig::default().loopback(true).port(port)).unwrap()
+    }
+
+    fn registration() -> Arc<Registration> {
+        let builder = Instance::new("web", "127.0.0.1:8080").id("a");
+        Arc::new(builder.try_into().unwrap())
+    }
+
+    async fn renewed(client: &Mdns, held: &Held) -> Result<Renewal> {
+        client.renew(std::slice::from_ref(held)).await.remove(0)
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_lost_late_is_reported_and_registered_anew() {
+        let client = client();
+        let wanted = registration();
+        let held = Held::new(wanted.clone(), client.register(&wanted).await.unwrap());
+        assert!(
+            timeout(Duration::from_millis(50), client.lost())
+                .await
+                .is_err()
+        );
+
+        client.link.records.renamed("a@web._micro._tcp.local.");
+        timeout(Duration::from_secs(1), client.lost())
+            .await
+            .unwrap();
+        let error = renewed(&client, &held).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        let held = Held::new(wanted.clone(), client.register(&wanted).await.unwrap());
+        assert_eq!(
+            renewed(&client, &held).await.unwrap(),
+            Renewal::Held(held.registered.clone())
+        );
+        assert_eq!(
+            client
+                .lookup(&wanted.instance.service, &ReadOptions::default())
+                .await
+                .unwrap()
+                .len(),
+            1
+        );
+        client.deregister(&wanted.key()).await.unwrap();
+        assert_eq!(renewed(&client, &held).await.unwrap(), Renewal::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_ends_takes_nothing_with_it_for_good() {
+        let client = client();
+        let wanted = registration();
+        let held = Held::new(wanted.clone(), client.register(&wanted).await.unwrap());
+        let scope = wanted.instance.service.clone().into();
+        let mut watcher = client.watch(&scope, &ReadOptions::default()).await.unwrap();
+        assert!(
+            matches!(&watcher.next().await.unwrap()[..], [Change::Snapshot(found)] if found.len() == 1)
+        );
+
+        client.link.daemon().unwrap().end();
+        timeout(Duration::from_secs(1), client.lost())
+            .await
+            .unwrap();
+        assert_eq!(renewed(&client, &held).await.unwrap(), Renewal::Unknown);
+        let end = async {
+            loop {
+                if let Err(error) = watcher.next().await {
+                    return error;
+                }
+            }
+        };
+        assert_eq!(
+            timeout(Duration::from_secs(1), end).await.unwrap().kind(),
+            ErrorKind::Lost
+        );
+        client.register(&wanted).await.unwrap();
+        assert_eq!(
+            client
+                .lookup(&wanted.instance.service, &ReadOptions::default())
+                .await
+                .unwrap()
+                .len(),
+            1
+        );
     }
 }

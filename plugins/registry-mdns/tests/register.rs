@@ -35,7 +35,7 @@ async fn the_later_owner_of_an_id_gets_a_conflict_and_may_take_over() {
     second.deregister(&theirs.key()).await.unwrap();
     assert_eq!(
         lookup(&client, "web").await.unwrap(),
-        [theirs.instance.clone()]
+        std::slice::from_ref(&theirs.instance)
     );
 
     first.deregister(&theirs.key()).await.unwrap();
