@@ -1,5 +1,7 @@
 //! Every feature links its backend, and a backend that is not linked is named by the error.
 
+#[cfg(feature = "mdns")]
+use registry_plugins::{Drivers, drivers};
 use registry_plugins::{ErrorKind, connect, schemes};
 
 /// Each backend: its scheme, which is also the name of its feature, and whether it is compiled in.
@@ -10,6 +12,19 @@ fn the_schemes_are_those_of_the_features() {
     let linked = BACKENDS.iter().filter(|(_, linked)| *linked);
     let expected: Vec<_> = linked.map(|(scheme, _)| *scheme).collect();
     assert_eq!(schemes(), expected);
+}
+
+/// The linker may drop what was only submitted, and an explicit list has only what is ours: both are kept.
+#[cfg(feature = "mdns")]
+#[test]
+fn a_plugin_is_named_and_submitted() {
+    assert!(Drivers::linked().schemes().contains(&"mdns"));
+    let drivers = format!("{:?}", drivers());
+    assert_eq!(
+        drivers.matches(r#"schemes: ["mdns"]"#).count(),
+        2,
+        "{drivers}"
+    );
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use registry_plugins::{Driver, Memory, connect, inventory, schemes};
+use registry_plugins::{Driver, Error, ErrorKind, Memory, connect, inventory, schemes};
 
 const FOREIGN: Driver = Driver::new(&["foreign"], |url| {
     Box::pin(async move {
@@ -11,7 +11,13 @@ const FOREIGN: Driver = Driver::new(&["foreign"], |url| {
     })
 });
 
+/// Claims schemes that are ours.
+const IMPOSTOR: Driver = Driver::new(&["mdns", "memory"], |_| {
+    Box::pin(async { Err(Error::new(ErrorKind::Config, "not ours")) })
+});
+
 inventory::submit! { FOREIGN }
+inventory::submit! { IMPOSTOR }
 
 #[tokio::test]
 async fn a_submitted_driver_is_found() {
@@ -24,4 +30,11 @@ async fn a_submitted_driver_is_found() {
 async fn a_submitted_driver_is_listed_in_the_error() {
     let error = connect("nowhere://").await.unwrap_err().to_string();
     assert!(error.contains("foreign"), "{error}");
+}
+
+#[tokio::test]
+async fn ours_come_before_those_that_were_submitted() {
+    connect("memory://").await.unwrap();
+    let mdns = connect("mdns://").await;
+    assert_eq!(mdns.is_ok(), cfg!(feature = "mdns"), "{mdns:?}");
 }

@@ -22,7 +22,8 @@ pub struct GuardPolicy {
     /// How long after the first good read that follows a fault. Default 30 s.
     pub armed: Duration,
     /// How long what is gone must stay gone to be believed; `None` takes the window within which the backend's
-    /// registrants come back, [`Windows::reregister`](crate::Windows). Default `None`.
+    /// registrants come back, [`Windows::reregister`](crate::Windows), or where the server cannot forget them the
+    /// time that a new watch needs to see all. Default `None`.
     pub hold: Option<Duration>,
 }
 
@@ -90,13 +91,15 @@ enum Armed {
 
 impl Guard {
     pub(super) fn new(policy: GuardPolicy, capability: &Capability) -> Self {
-        let window = capability
-            .windows
+        let windows = capability.windows;
+        let window = windows
             .reregister
-            .map(|window| window.at(capability.default_ttl));
+            .map_or(windows.settle + windows.visible, |window| {
+                window.at(capability.default_ttl)
+            });
         Self {
             policy,
-            hold: policy.hold.or(window).unwrap_or_default().min(NEVER),
+            hold: policy.hold.unwrap_or(window).min(NEVER),
             always: !capability.faults_visible,
             armed: Armed::No,
             baseline: 0,
