@@ -406,6 +406,10 @@ mod tests {
         "[^\\p{Cc}/ ][^\\p{Cc}/]{0,20}[^\\p{Cc}/ ]".prop_filter("ends", |text| text.trim() == text)
     }
 
+    fn id() -> impl Strategy<Value = InstanceId> {
+        text().prop_filter_map("an id", |text| text.parse().ok())
+    }
+
     fn pairs() -> impl Strategy<Value = BTreeMap<String, String>> {
         btree_map("[!-<>-@\\[-~]{1,10}", "[^\0]{0,20}", 0..4)
     }
@@ -414,7 +418,7 @@ mod tests {
         #[test]
         fn every_instance_that_is_taken_comes_back_as_it_was(
             service in "[a-zA-Z][a-zA-Z0-9._-]{0,30}[a-z0-9]",
-            (id, version, zone) in (text(), option::of(text()), option::of(text())),
+            (id, version, zone) in (id(), option::of(text()), option::of(text())),
             ips in vec(any::<[u8; 4]>(), 1..4),
             port in 1..u16::MAX,
             (weight, status) in (any::<u16>(), 0..Status::ALL.len()),
