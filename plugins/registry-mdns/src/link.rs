@@ -1,12 +1,13 @@
 //! The daemon of one client: started when it is needed, shared by all that it announces and looks for.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use mdns_sd::{DaemonEvent, Receiver};
 use registry_core::{Error, ErrorKind, Result};
 
 use crate::config::MdnsConfig;
 use crate::daemon::Daemon;
+use crate::label;
 use crate::networks::Networks;
 use crate::records::Records;
 
@@ -101,15 +102,21 @@ impl Link {
 struct Follower {
     config: MdnsConfig,
     records: Arc<Records>,
-    daemon: std::sync::Weak<Daemon>,
+    daemon: Weak<Daemon>,
 }
 
 impl Follower {
     async fn run(self, reports: Receiver<DaemonEvent>) {
         while let Ok(report) = reports.recv_async().await {
             match report {
-                DaemonEvent::Announce(full_name, _) => self.records.announced(&full_name),
-                DaemonEvent::NameChange(change) => self.records.renamed(&change.original),
+                DaemonEvent::Announce(full_name, _) => match label::renamed_from(&full_name) {
+                    None => self.records.announced(&full_name, &self.daemon),
+                    // The report of the change itself may be lost, or yet to come.
+                    Some(original) => self.records.renamed(&original, &self.daemon),
+                },
+                DaemonEvent::NameChange(change) => {
+                    self.records.renamed(&change.original, &self.daemon)
+                }
                 DaemonEvent::IpAdd(_) | DaemonEvent::IpDel(_) => self.networks_changed(),
                 DaemonEvent::Error(error) => {
                     tracing::warn!(%error, "the mDNS daemon reports an error")
@@ -126,7 +133,7 @@ impl Follower {
         let Ok(networks) = Networks::now(&self.config) else {
             return;
         };
-        self.records.moved(&daemon, &networks, self.config.probe);
+        self.records.moved(&daemon, &networks);
     }
 }
 
