@@ -73,7 +73,7 @@ impl Publisher {
         let revision = record.revision;
         match self.announce(record.clone(), before.is_none()).await {
             Err(error) if echo && error.kind() == ErrorKind::Conflict => {
-                // It may have conflicted with a late echo of our own goodbye, which another daemon does not hear.
+                // It may have been a late echo of our own goodbye. That is over, but this daemon gave the name away.
                 let daemon = self.link.daemon_apart()?;
                 let state = watch::Sender::new(State::Announcing);
                 let again = Record {
@@ -282,8 +282,7 @@ impl Publisher {
     async fn take_back(&self, record: &Record, _turn: &Turn) -> Result<()> {
         let full_name = record.info.get_fullname();
         // Whatever becomes of this call, it is no longer held.
-        self.link.records.leaving(full_name);
-        self.link.records.said_goodbye(full_name);
+        self.link.records.leaving(record);
         record.daemon.unregister(&[full_name]).await?;
         self.link.records.remove(full_name);
         if !self.link.shares(&record.daemon) {
@@ -307,8 +306,7 @@ impl Drop for Attempt<'_> {
             return;
         }
         let full_name = self.record.info.get_fullname();
-        self.link.records.leaving(full_name);
-        self.link.records.said_goodbye(full_name);
+        self.link.records.leaving(&self.record);
         if !self.link.shares(&self.record.daemon) {
             self.record.daemon.end();
         } else if !self.record.daemon.unregister_now(full_name) {

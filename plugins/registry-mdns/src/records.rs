@@ -123,13 +123,6 @@ impl Records {
         lock(&self.given_away).contains(full_name)
     }
 
-    /// Goodbye is being said for a name.
-    pub(crate) fn said_goodbye(&self, full_name: &str) {
-        let mut goodbyes = lock(&self.goodbyes);
-        goodbyes.retain(|_, at| at.elapsed() < GOODBYE);
-        goodbyes.insert(full_name.to_owned(), Instant::now());
-    }
-
     /// When goodbye was said for a name, if that was within the last second.
     pub(crate) fn goodbye(&self, full_name: &str) -> Option<Instant> {
         let at = lock(&self.goodbyes).get(full_name).copied();
@@ -168,11 +161,15 @@ impl Records {
         self.note_loss();
     }
 
-    /// It is about to be taken back: from here it is not announced again.
-    pub(crate) fn leaving(&self, full_name: &str) {
-        if let Some(record) = lock(&self.records).get(full_name) {
-            record.state.send_replace(State::Lost);
+    /// Goodbye is about to be said for a record: from here it is not announced again.
+    pub(crate) fn leaving(&self, record: &Record) {
+        // The goodbye of one that was renamed has the new name.
+        if record.state.send_replace(State::Lost) == State::Renamed {
+            return;
         }
+        let mut goodbyes = lock(&self.goodbyes);
+        goodbyes.retain(|_, at| at.elapsed() < GOODBYE);
+        goodbyes.insert(record.info.get_fullname().to_owned(), Instant::now());
     }
 
     /// The networks of a daemon changed. Announces its records again, since a daemon announces a fixed address only

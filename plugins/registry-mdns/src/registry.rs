@@ -204,7 +204,11 @@ mod tests {
                 .is_err()
         );
 
-        client.link.records.renamed("a@web._micro._tcp.local.");
+        let daemon = Arc::downgrade(&client.link.daemon().unwrap());
+        client
+            .link
+            .records
+            .renamed("a@web._micro._tcp.local.", &daemon);
         timeout(Duration::from_secs(1), client.lost())
             .await
             .unwrap();
