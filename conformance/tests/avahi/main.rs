@@ -51,6 +51,9 @@ fn main() -> ExitCode {
         trial("a_link_local_address_can_be_connected_to", || async {
             link_local().await
         }),
+        trial("a_cable_that_is_replugged_is_spoken_on", || async {
+            replugged().await
+        }),
         trial("an_interface_may_come_and_go", || async {
             come_and_go().await
         }),
@@ -341,6 +344,27 @@ async fn come_and_go() -> Result {
     );
     let found = found.await?;
     check(found == "a 10.77.0.1:8080", || found)?;
+    check(server.ask("renew").await? == "held", || {
+        "it is not held".to_owned()
+    })
+}
+
+async fn replugged() -> Result {
+    let (here, there) = pair("rpl").await?;
+    let mut server = Node::start(&here, "mdns://")?;
+    server.ask("register greeter a 10.77.0.1:8080").await?;
+    // By then both announcements are out.
+    expect(&mut server, "greeter", "a 10.77.0.1:8080").await?;
+    here.ip(&["link", "delete", &end(&here, 0)])?;
+    join(&here, "10.77.0.1/24", &there, "10.77.0.2/24", 0).await?;
+    let mut client = Node::start(&there, "mdns://")?;
+    eventually(
+        NOTICED,
+        "the instance",
+        async || client.ask("lookup greeter").await,
+        |found| found == "a 10.77.0.1:8080",
+    )
+    .await?;
     check(server.ask("renew").await? == "held", || {
         "it is not held".to_owned()
     })

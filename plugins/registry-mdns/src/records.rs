@@ -163,6 +163,7 @@ impl Records {
 
     /// Goodbye is about to be said for a record: from here it is not announced again.
     pub(crate) fn leaving(&self, record: &Record) {
+        let _not_while_it_moves = lock(&self.records);
         // The goodbye of one that was renamed has the new name.
         if record.state.send_replace(State::Lost) == State::Renamed {
             return;
