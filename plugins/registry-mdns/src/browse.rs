@@ -371,3 +371,29 @@ fn fold(full_name: &str) -> String {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use registry_core::Watcher;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn after_an_overflow_the_browse_has_a_daemon_apart() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        drop(socket);
+        let link = Link::new(MdnsConfig::default().loopback(true).port(port));
+        let (before, after) = (Arc::<Browser>::default(), Arc::<Browser>::default());
+        after.overflowed.store(true, Ordering::Relaxed);
+        for (browser, shared) in [(before, true), (after, false)] {
+            let mut watcher = browser.open(&link, &Scope::All).unwrap();
+            watcher.next().await.unwrap();
+            let daemon = browser.close().unwrap();
+            assert_eq!(link.shares(&daemon), shared);
+            daemon.end();
+        }
+    }
+}

@@ -21,6 +21,9 @@ const LOOPBACK_PACKET: usize = 8952;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long ending a daemon may block for its goodbyes. They take less than a millisecond each.
 const END_TIMEOUT: Duration = Duration::from_millis(250);
+/// Most goodbyes at once, and the pause after them: a goodbye that overflows somebody's socket is not said again.
+const GOODBYES: usize = 32;
+const GOODBYE_PAUSE: Duration = Duration::from_millis(4);
 /// The daemon says goodbye a second time 120 ms after the first, for whoever missed that one.
 const SECOND_GOODBYE: Duration = Duration::from_millis(150);
 
@@ -65,22 +68,27 @@ impl Daemon {
     /// Says goodbye for records, twice. An unknown one is no error, and neither is a daemon that ended: its records
     /// ended with it.
     pub(crate) async fn unregister(&self, full_names: &[&str]) -> Result<()> {
-        let mut answers = Vec::with_capacity(full_names.len());
-        for full_name in full_names {
-            match queued(|| self.service.unregister(full_name)).await {
-                Ok(answer) => answers.push(answer),
-                Err(error) if error.kind() == ErrorKind::Lost => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
         let mut said = false;
-        let all = async {
-            for answer in answers {
-                said |= matches!(answer.recv_async().await, Ok(UnregisterStatus::OK));
+        for some in full_names.chunks(GOODBYES) {
+            if said {
+                sleep(GOODBYE_PAUSE).await;
             }
-        };
-        if timeout(COMMAND_TIMEOUT, all).await.is_err() {
-            return Err(failed(MdnsError::Again));
+            let mut answers = Vec::with_capacity(some.len());
+            for full_name in some {
+                match queued(|| self.service.unregister(full_name)).await {
+                    Ok(answer) => answers.push(answer),
+                    Err(error) if error.kind() == ErrorKind::Lost => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+            }
+            let all = async {
+                for answer in answers {
+                    said |= matches!(answer.recv_async().await, Ok(UnregisterStatus::OK));
+                }
+            };
+            if timeout(COMMAND_TIMEOUT, all).await.is_err() {
+                return Err(failed(MdnsError::Again));
+            }
         }
         if said {
             sleep(SECOND_GOODBYE).await;

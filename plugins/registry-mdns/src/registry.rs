@@ -232,6 +232,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_name_that_is_ours_is_not_probed_again() {
+        let client = client();
+        client.register(&registration()).await.unwrap();
+        for weight in 2..5 {
+            let changed = registration()
+                .instance
+                .edit()
+                .weight(weight)
+                .build()
+                .unwrap();
+            // Polled once: the daemon has not reported it when the next one comes.
+            let _ = timeout(Duration::ZERO, client.register(&changed.into())).await;
+            let record = client.link.records.get("a@web._micro._tcp.local.").unwrap();
+            assert_eq!(record.instance.weight, weight);
+            assert!(!record.info.requires_probe());
+        }
+    }
+
+    #[tokio::test]
     async fn a_daemon_that_ends_takes_nothing_with_it_for_good() {
         let client = client();
         let wanted = registration();
