@@ -21,9 +21,9 @@ const LOOPBACK_PACKET: usize = 8952;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long ending a daemon may block for its goodbyes. They take less than a millisecond each.
 const END_TIMEOUT: Duration = Duration::from_millis(250);
-/// Most goodbyes at once, and the pause after them: a goodbye that overflows somebody's socket is not said again.
+/// Most goodbyes at once, and the pause after them, a thousand in 1 s: one that overflows a socket is not said again.
 const GOODBYES: usize = 32;
-const GOODBYE_PAUSE: Duration = Duration::from_millis(4);
+const GOODBYE_PAUSE: Duration = Duration::from_millis(32);
 /// The daemon says goodbye a second time 120 ms after the first, for whoever missed that one.
 const SECOND_GOODBYE: Duration = Duration::from_millis(150);
 
