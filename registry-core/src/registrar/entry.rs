@@ -92,6 +92,13 @@ impl Entry {
             .is_some_and(|held| Arc::ptr_eq(&held.registration, &self.desired))
     }
 
+    /// Whether somebody waits for its deregistration, who gets an attempt at once even while the registry is away.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.leaving
+            .as_ref()
+            .is_some_and(|waiting| !waiting.is_empty())
+    }
+
     /// The registry confirmed the registration: the next renewal is due after a third of the TTL, less a tenth at
     /// random, so that many registrants do not beat together.
     pub(super) fn confirm(
@@ -124,6 +131,17 @@ impl Entry {
     /// An attempt failed in a way that may pass, or that somebody has to mend: try again later.
     pub(super) fn retry_later(&mut self, error: &Error) {
         self.due = Instant::now() + self.backoff.after(error);
+    }
+
+    /// No attempt is made while the registry is away, for this reason.
+    pub(super) fn put_off(&mut self, reason: Option<&Error>) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        if let Some(reason) = reason {
+            self.degrade(Instant::now(), reason);
+        }
+        self.answer(&Ok(()));
     }
 
     /// It cannot be said any more that the registry has it.

@@ -68,6 +68,8 @@ pub(super) struct Task {
     entries: HashMap<InstanceKey, Entry>,
     serial: u64,
     gate: Arc<Gate>,
+    /// The last error that may have closed the gate.
+    away: Option<Error>,
     running: JoinSet<Done>,
     /// Whose call runs in which task, for one that panics; `None` is the renewal.
     keys: HashMap<Id, Option<InstanceKey>>,
@@ -89,6 +91,7 @@ impl Task {
             entries: HashMap::new(),
             serial: 0,
             gate: Arc::default(),
+            away: None,
             running: JoinSet::new(),
             keys: HashMap::new(),
             renewing: false,
@@ -242,7 +245,7 @@ impl Task {
         let now = Instant::now();
         let mut wake = now + NEVER;
         let mut renewals = false;
-        let mut calls = Vec::new();
+        let (mut urgent, mut calls) = (Vec::new(), Vec::new());
         for (key, entry) in &self.entries {
             if entry.busy {
                 continue;
@@ -252,6 +255,8 @@ impl Task {
                 wake = wake.min(entry.due);
             } else if renewal {
                 renewals = true;
+            } else if entry.is_awaited() {
+                urgent.push(key.clone());
             } else {
                 calls.push(key.clone());
             }
@@ -259,13 +264,12 @@ impl Task {
         if let Some((deadline, _)) = &self.closing {
             wake = wake.min(*deadline);
         }
-        for key in calls {
+        for key in urgent.into_iter().chain(calls) {
             if self.running.len() >= CONCURRENT {
                 break;
             }
-            if let Err(later) = self.start_call(key) {
-                wake = later.map_or(wake, |later| wake.min(later));
-                break;
+            if let Err(Some(later)) = self.start_call(key) {
+                wake = wake.min(later);
             }
         }
         if renewals && !self.renewing {
@@ -283,16 +287,18 @@ impl Task {
         let Some(entry) = self.entries.get_mut(&key) else {
             return Ok(());
         };
-        // Somebody who waits for a deregistration gets an attempt at once, whatever the gate says.
-        let awaited = entry
-            .leaving
-            .as_ref()
-            .is_some_and(|waiting| !waiting.is_empty());
+        let awaited = entry.is_awaited();
         let pass = match self.gate.ask() {
             Passage::Go(pass) => pass,
             _ if awaited => self.gate.pass_anyway(),
-            Passage::At(later) => return Err(Some(later)),
-            Passage::Wait => return Err(None),
+            closed => {
+                // Whoever waits for an attempt would wait for the end of the outage.
+                entry.put_off(self.away.as_ref());
+                return Err(match closed {
+                    Passage::At(later) => Some(later),
+                    _ => None,
+                });
+            }
         };
         entry.busy = true;
         let (registry, limit) = (self.registry.clone(), self.config.attempt_timeout);

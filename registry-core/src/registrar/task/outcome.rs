@@ -109,7 +109,7 @@ impl Task {
             entry.degrade(Instant::now(), error);
             entry.retry_later(error);
             entry.answer(&Ok(()));
-            return self.degrade_overdue(error);
+            return self.note_away(error);
         }
         let Some(accepted) = entry.accepted.clone() else {
             return self.refuse(key, error);
@@ -135,6 +135,7 @@ impl Task {
 
     fn renewed(&mut self, held: Vec<Held>, results: Vec<Result<Renewal>>) {
         self.renewing = false;
+        let mut away = None;
         for (held, result) in held.into_iter().zip(results) {
             let Some(entry) = self.entries.get_mut(&held.registered.key) else {
                 continue;
@@ -166,19 +167,23 @@ impl Task {
                     if error.kind() == ErrorKind::Conflict {
                         entry.held = None;
                     }
-                    if entry.is_overdue() {
-                        entry.degrade(entry.confirmed, &error);
-                    } else if !error.is_temporary() {
+                    if error.is_temporary() {
+                        away = Some(error.clone());
+                    } else {
                         entry.degrade(Instant::now(), &error);
                     }
                     entry.retry_later(&error);
                 }
             }
         }
+        if let Some(error) = away {
+            self.note_away(&error);
+        }
     }
 
     /// While the registry is away, TTLs run out.
-    fn degrade_overdue(&self, error: &Error) {
+    fn note_away(&mut self, error: &Error) {
+        self.away = Some(error.clone());
         for entry in self.entries.values().filter(|entry| entry.is_overdue()) {
             entry.degrade(entry.confirmed, error);
         }
