@@ -127,6 +127,10 @@ async fn a_restart_removes_nobody(world: World) -> Outcome {
     let instances = several(&world, 5);
     let _handles = hold(writer, &instances).await?;
     world.finds(&reader, "web", &instances).await?;
+    // Nobody would register this one again.
+    let silent = world.instance("silent", "a");
+    let owner = world.client().await?;
+    world.register(&owner, &silent).await?;
     let discovery = Discovery::new(reader.clone());
     let view = discovery.service(world.service("web")).await?;
     fresh(&view, &instances, world.visible()).await?;
@@ -147,7 +151,8 @@ async fn a_restart_removes_nobody(world: World) -> Outcome {
         world.shows_within(RECOVERY, &follower, &instances).await?;
     }
     world.finds(&reader, "web", &instances).await?;
-    let keys: Vec<_> = crate::world::keys(&instances);
+    world.finds(&reader, "silent", &[silent]).await?;
+    let keys = crate::world::keys(&instances);
     crate::laws::never_removed(&world.history().events(), &keys)
 }
 
