@@ -74,11 +74,15 @@ impl Drivers {
         }
     }
 
-    /// Every driver that was submitted with `inventory` by a crate that is linked in.
+    /// `memory` and every driver that was submitted with `inventory` by a crate that is linked in.
     pub fn linked() -> Self {
-        inventory::iter::<Driver>
-            .into_iter()
-            .fold(Self::new(), |drivers, driver| drivers.with(*driver))
+        Self::new().with_linked()
+    }
+
+    /// Adds every driver that was submitted with `inventory` by a crate that is linked in.
+    pub fn with_linked(mut self) -> Self {
+        self.drivers.extend(inventory::iter::<Driver>);
+        self
     }
 
     /// Adds a driver. Of two drivers for one scheme the first one added is used.

@@ -23,9 +23,7 @@ mod watcher;
 pub use async_trait::async_trait;
 pub use balancer::{Balancer, Pick, PickError};
 pub use capability::{Capability, Check, Limits, TtlScope, Window, Windows};
-pub use discovery::{
-    Caller, Changes, Discovery, DiscoveryConfig, Freshness, GuardPolicy, Snapshot, View,
-};
+pub use discovery::{Changes, Discovery, DiscoveryConfig, Freshness, GuardPolicy, Snapshot, View};
 pub use driver::{Connecting, Driver, Drivers};
 pub use error::{Error, ErrorKind, Result};
 pub use fanout::{Fanout, FanoutWatcher};
@@ -39,8 +37,8 @@ pub use registrar::{Registrar, RegistrarConfig, RegistrationHandle, Registration
 pub use registration::{CheckKind, HealthCheck, Held, Registered, Registration, Renewal};
 pub use registry::{ReadOptions, Registry};
 pub use selector::{
-    Built, Candidate, Context, Load, Member, Outcome, PickRequest, Picker, PowerOfTwo, Random,
-    RoundRobin, Selector, Slot,
+    Built, Caller, Candidate, Context, Load, Member, Outcome, PickRequest, Picker, PowerOfTwo,
+    Random, RoundRobin, Selector, Slot,
 };
 pub use target::{Options, RegistryUrl};
 pub use watcher::{Change, Scope, Watcher};

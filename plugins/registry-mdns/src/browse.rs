@@ -56,26 +56,40 @@ impl Browser {
     /// Opens a watch, and begins to listen if nobody does.
     pub(crate) fn open(self: &Arc<Self>, link: &Link, scope: &Scope) -> Result<FanoutWatcher> {
         link.check_open()?;
-        let mut state = lock(&self.state);
-        // Under the lock: this watcher hears of the end of a browse, or joins the next one.
-        let watcher = self.fanout.join(scope);
-        if matches!(*state, State::Idle) {
-            // What the cache of the shared daemon holds would overflow the channel at once, again.
-            let daemon = if self.overflowed.load(Ordering::Relaxed) {
-                link.daemon_apart()?
-            } else {
-                link.daemon()?
-            };
-            *state = State::Running(daemon.clone());
-            let browse = Browse {
-                browser: self.clone(),
-                config: link.config.clone(),
-                daemon,
-                end: Error::new(ErrorKind::Lost, "the runtime ended"),
-            };
+        let (watcher, browse) = self.join(link, scope)?;
+        if let Some(browse) = browse {
+            // Not under the lock: a runtime that ends drops the task at once, and that takes the lock.
             tokio::spawn(browse.run());
         }
         Ok(watcher)
+    }
+
+    /// A watcher, and the browse to start if there is none.
+    fn join(
+        self: &Arc<Self>,
+        link: &Link,
+        scope: &Scope,
+    ) -> Result<(FanoutWatcher, Option<Browse>)> {
+        let mut state = lock(&self.state);
+        // Under the lock: this watcher hears of the end of a browse, or joins the next one.
+        let watcher = self.fanout.join(scope);
+        if !matches!(*state, State::Idle) {
+            return Ok((watcher, None));
+        }
+        // What the cache of the shared daemon holds would overflow the channel at once, again.
+        let daemon = if self.overflowed.load(Ordering::Relaxed) {
+            link.daemon_apart()?
+        } else {
+            link.daemon()?
+        };
+        *state = State::Running(daemon.clone());
+        let browse = Browse {
+            browser: self.clone(),
+            config: link.config.clone(),
+            daemon,
+            end: Error::new(ErrorKind::Lost, "the runtime ended"),
+        };
+        Ok((watcher, Some(browse)))
     }
 
     /// Asks whether an instance is still there; what comes of it arrives through the watches.

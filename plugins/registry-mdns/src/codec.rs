@@ -13,7 +13,7 @@ use registry_core::{
 
 use crate::{SERVICE_TYPE, label};
 
-/// Most bytes of a TXT record here, length bytes included, less [`PER_ALTERNATE`] for each alternate address. With it
+/// Most bytes of a TXT record here, length bytes included, less 28 for each alternate address. With it
 /// all records of an instance fit one packet on Ethernet, so that nobody sees them half changed (RFC 6763, 6.2,
 /// advises 1300 for the TXT record alone).
 pub const MAX_RECORD: usize = 1200;

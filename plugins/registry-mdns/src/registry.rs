@@ -264,4 +264,19 @@ mod tests {
             1
         );
     }
+
+    #[test]
+    fn a_watch_that_is_opened_while_the_runtime_ends_does_not_block() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let handle = runtime.handle().clone();
+        runtime.shutdown_background();
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let _entered = handle.enter();
+            let client = client();
+            let opened = client.browser.open(&client.link, &Scope::All);
+            done.send(opened.is_ok()).unwrap();
+        });
+        assert!(ended.recv_timeout(Duration::from_secs(5)).unwrap());
+    }
 }

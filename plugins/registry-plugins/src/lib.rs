@@ -38,7 +38,5 @@ pub fn drivers() -> Drivers {
     let drivers = Drivers::new().hint("mdns", "enable the feature \"mdns\" of registry-plugins");
     #[cfg(feature = "mdns")]
     let drivers = drivers.with(mdns::DRIVER);
-    inventory::iter::<Driver>
-        .into_iter()
-        .fold(drivers, |drivers, driver| drivers.with(*driver))
+    drivers.with_linked()
 }

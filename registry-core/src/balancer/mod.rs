@@ -12,7 +12,9 @@ use tokio::task::AbortHandle;
 
 pub use pick::{Pick, PickError};
 
-use crate::discovery::View;
+use crate::discovery::{Discovery, View};
+use crate::error::{Error, Result};
+use crate::instance::ServiceName;
 use crate::selector::{Member, PickRequest, Selector};
 use plane::Plane;
 use task::Task;
@@ -32,8 +34,26 @@ struct Shared {
     task: AbortHandle,
 }
 
+impl Discovery {
+    /// Picks among the instances of a service. Waits as [`service`](Self::service) does.
+    ///
+    /// # Errors
+    /// As [`service`](Self::service).
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub async fn balancer<S>(&self, service: S, selector: impl Selector) -> Result<Balancer>
+    where
+        S: TryInto<ServiceName>,
+        Error: From<S::Error>,
+    {
+        let view = self.service(service).await?;
+        Ok(Balancer::new(view, Box::new(selector)))
+    }
+}
+
 impl Balancer {
-    pub(crate) fn new(view: View, selector: Box<dyn Selector>) -> Self {
+    fn new(view: View, selector: Box<dyn Selector>) -> Self {
         let plane = Arc::new(ArcSwap::from_pointee(Plane::empty()));
         let mut task = Task::new(view.clone(), selector, plane.clone());
         // Before anybody picks, so that the first pick finds what the view has.

@@ -17,11 +17,10 @@ pub use guard::GuardPolicy;
 pub use view::{Changes, Freshness, Snapshot, View};
 
 use crate::backoff::Gate;
-use crate::balancer::Balancer;
 use crate::error::{Error, Result};
 use crate::instance::{InstanceKey, Label, ServiceName};
 use crate::registry::{ReadOptions, Registry};
-use crate::selector::Selector;
+use crate::selector::Caller;
 use crate::time::after;
 use feed::Feed;
 
@@ -45,16 +44,6 @@ pub struct DiscoveryConfig {
     pub read: ReadOptions,
     /// Who reads, for selectors that place the caller among others.
     pub caller: Caller,
-}
-
-/// Who picks.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct Caller {
-    /// The caller's own registration.
-    pub key: Option<InstanceKey>,
-    /// The failure domain that it runs in.
-    pub zone: Option<Label>,
 }
 
 impl Default for DiscoveryConfig {
@@ -147,22 +136,6 @@ impl Discovery {
             Ok(result) => result.map(|()| view),
             Err(_) => Ok(view),
         }
-    }
-
-    /// Picks among the instances of a service. Waits as [`service`](Self::service) does.
-    ///
-    /// # Errors
-    /// As [`service`](Self::service).
-    ///
-    /// # Panics
-    /// Outside of a Tokio runtime.
-    pub async fn balancer<S>(&self, service: S, selector: impl Selector) -> Result<Balancer>
-    where
-        S: TryInto<ServiceName>,
-        Error: From<S::Error>,
-    {
-        let view = self.service(service).await?;
-        Ok(Balancer::new(view, Box::new(selector)))
     }
 
     /// The names of the services that have an instance now, sorted. Asks the registry.

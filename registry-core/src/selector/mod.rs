@@ -24,8 +24,7 @@ pub use reach::Outcome;
 pub(crate) use reach::Reach;
 pub use round_robin::RoundRobin;
 
-use crate::discovery::Caller;
-use crate::instance::Instance;
+use crate::instance::{Instance, InstanceKey, Label};
 
 /// Builds a picker for the instances of a service, on every change.
 ///
@@ -82,6 +81,16 @@ pub struct Context<'a> {
     pub now: Instant,
     /// Who picks.
     pub caller: &'a Caller,
+}
+
+/// Who picks.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Caller {
+    /// The caller's own registration.
+    pub key: Option<InstanceKey>,
+    /// The failure domain that it runs in.
+    pub zone: Option<Label>,
 }
 
 /// What a selector built.
