@@ -37,42 +37,33 @@ impl Drop for Machine {
     }
 }
 
-/// A virtual cable; it goes with its machines.
-pub(crate) struct Cable;
-
-impl Cable {
-    /// Plugs a cable into two machines, and gives its ends addresses. `number` tells two cables apart.
-    pub(crate) async fn new(
-        a: &Machine,
-        of_a: &str,
-        b: &Machine,
-        of_b: &str,
-        number: u8,
-    ) -> Result<Self> {
-        let (end_a, end_b) = (Self::end(a, number), Self::end(b, number));
-        a.ip(&[
-            "link", "add", &end_a, "type", "veth", "peer", "name", &end_b, "netns", &b.0,
-        ])?;
-        for (machine, end, address) in [(a, &end_a, of_a), (b, &end_b, of_b)] {
-            machine.ip(&["address", "add", address, "dev", end])?;
-            machine.ip(&["link", "set", end, "up"])?;
-        }
-        for (machine, end) in [(a, end_a), (b, end_b)] {
-            // The kernel tells of a carrier up to 1 s later, and mdns-sd looks again after 5 s.
-            let state = async || machine.ip(&["link", "show", "dev", &end]);
-            let is_up = |state: &String| state.contains("state UP");
-            eventually(Duration::from_secs(5), "the cable", state, is_up).await?;
-        }
-        Ok(Self)
+/// Joins two machines by a virtual cable, which goes with them, and gives its ends addresses. `number` tells two cables
+/// apart.
+pub(crate) async fn join(a: &Machine, of_a: &str, b: &Machine, of_b: &str, number: u8) -> Result {
+    let (end_a, end_b) = (end(a, number), end(b, number));
+    let ends = [
+        "link", "add", &end_a, "type", "veth", "peer", "name", &end_b, "netns", &b.0,
+    ];
+    a.ip(&ends)?;
+    for (machine, end, address) in [(a, &end_a, of_a), (b, &end_b, of_b)] {
+        machine.ip(&["address", "add", address, "dev", end])?;
+        machine.ip(&["link", "set", end, "up"])?;
     }
-
-    /// The name of the interface that a cable makes in a machine.
-    pub(crate) fn end(machine: &Machine, number: u8) -> String {
-        format!(
-            "{}{number}",
-            &machine.0[machine.0.len().saturating_sub(12)..]
-        )
+    for (machine, end) in [(a, end_a), (b, end_b)] {
+        // The kernel tells of a carrier up to 1 s later, and mdns-sd looks again after 5 s.
+        let state = async || machine.ip(&["link", "show", "dev", &end]);
+        let is_up = |state: &String| state.contains("state UP");
+        eventually(Duration::from_secs(5), "the cable", state, is_up).await?;
     }
+    Ok(())
+}
+
+/// The name of the interface that a cable makes in a machine.
+pub(crate) fn end(machine: &Machine, number: u8) -> String {
+    format!(
+        "{}{number}",
+        &machine.0[machine.0.len().saturating_sub(12)..]
+    )
 }
 
 /// Why there can be no machines here.

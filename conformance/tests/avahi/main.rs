@@ -13,7 +13,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use tokio::time::{Instant, sleep};
 
 use avahi::Avahi;
-use machine::{Cable, Machine};
+use machine::{Machine, end, join};
 use node::Node;
 
 type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
@@ -51,6 +51,9 @@ fn main() -> ExitCode {
         trial("a_link_local_address_can_be_connected_to", || async {
             link_local().await
         }),
+        trial("a_cable_that_is_replugged_is_spoken_on", || async {
+            replugged().await
+        }),
         trial("an_interface_may_come_and_go", || async {
             come_and_go().await
         }),
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
 }
 
 async fn avahi_reads_ours() -> Result {
-    let (here, there, _cable) = pair("rav").await?;
+    let (here, there) = pair("rav").await?;
     let avahi = Avahi::start(&there).await?;
     let mut node = Node::start(&here, "mdns://")?;
     node.ask("register greeter a-1 10.77.0.1:8080 color=blue")
@@ -105,7 +108,7 @@ async fn avahi_reads_ours() -> Result {
 }
 
 async fn we_read_avahis() -> Result {
-    let (here, there, _cable) = pair("rwe").await?;
+    let (here, there) = pair("rwe").await?;
     let avahi = Avahi::start(&there).await?;
     let mut node = Node::start(&here, "mdns://")?;
     expect(&mut node, "greeter", "").await?;
@@ -127,7 +130,7 @@ async fn we_read_avahis() -> Result {
 }
 
 async fn side_by_side() -> Result {
-    let (here, there, _cable) = pair("rsb").await?;
+    let (here, there) = pair("rsb").await?;
     let avahi = Avahi::start(&here).await?;
     let (mut beside, mut across) = (
         Node::start(&here, "mdns://")?,
@@ -159,7 +162,7 @@ async fn side_by_side() -> Result {
 }
 
 async fn conflict() -> Result {
-    let (here, there, _cable) = pair("rco").await?;
+    let (here, there) = pair("rco").await?;
     let avahi = Avahi::start(&there).await?;
     let mut node = Node::start(&here, "mdns://")?;
     let published = avahi.publish("a@greeter", 8080, &["service=greeter", "id=a"])?;
@@ -207,8 +210,8 @@ async fn offline() -> Result {
 }
 
 async fn two_networks() -> Result {
-    let (here, there, _cable) = pair("rtn").await?;
-    let _second = Cable::new(&here, "10.78.0.1/24", &there, "10.78.0.2/24", 1).await?;
+    let (here, there) = pair("rtn").await?;
+    join(&here, "10.78.0.1/24", &there, "10.78.0.2/24", 1).await?;
     let (mut server, mut client) = (
         Node::start(&here, "mdns://")?,
         Node::start(&there, "mdns://")?,
@@ -217,10 +220,7 @@ async fn two_networks() -> Result {
         .ask("register greeter a 10.78.0.1:8080 @10.77.0.1:8080")
         .await?;
     expect(&mut client, "greeter", "a 10.78.0.1:8080 10.77.0.1:8080").await?;
-    let mut on_one = Node::start(
-        &there,
-        &format!("mdns://?interface={}", Cable::end(&there, 0)),
-    )?;
+    let mut on_one = Node::start(&there, &format!("mdns://?interface={}", end(&there, 0)))?;
     expect(&mut on_one, "greeter", "a 10.77.0.1:8080").await?;
     let mut by_address = Node::start(&there, "mdns://?interface=10.78.0.2")?;
     expect(&mut by_address, "greeter", "a 10.78.0.1:8080").await?;
@@ -232,13 +232,13 @@ async fn two_networks() -> Result {
 }
 
 async fn link_local() -> Result {
-    let (here, there, _cable) = pair("rll").await?;
+    let (here, there) = pair("rll").await?;
     here.ip(&[
         "address",
         "add",
         "fe80::a/64",
         "dev",
-        &Cable::end(&here, 0),
+        &end(&here, 0),
         "nodad",
     ])?;
     there.ip(&[
@@ -246,7 +246,7 @@ async fn link_local() -> Result {
         "add",
         "fe80::b/64",
         "dev",
-        &Cable::end(&there, 0),
+        &end(&there, 0),
         "nodad",
     ])?;
     let (mut server, mut client) = (
@@ -282,7 +282,7 @@ async fn come_and_go() -> Result {
         .to_string();
     check(refused.starts_with("Invalid"), || refused)?;
 
-    let _cable = Cable::new(&here, "10.77.0.1/24", &there, "10.77.0.2/24", 0).await?;
+    join(&here, "10.77.0.1/24", &there, "10.77.0.2/24", 0).await?;
     // Until mdns-sd has noticed the interface, nothing is announced on it.
     let registered = eventually(
         NOTICED,
@@ -299,7 +299,7 @@ async fn come_and_go() -> Result {
     registered.await?;
     expect(&mut client, "greeter", "a 10.77.0.1:8080").await?;
 
-    here.ip(&["link", "set", &Cable::end(&here, 0), "down"])?;
+    here.ip(&["link", "set", &end(&here, 0), "down"])?;
     eventually(
         NOTICED,
         "the loss",
@@ -322,7 +322,7 @@ async fn come_and_go() -> Result {
     )
     .await?;
 
-    here.ip(&["link", "set", &Cable::end(&here, 0), "up"])?;
+    here.ip(&["link", "set", &end(&here, 0), "up"])?;
     eventually(
         NOTICED,
         "the registration",
@@ -349,14 +349,35 @@ async fn come_and_go() -> Result {
     })
 }
 
+async fn replugged() -> Result {
+    let (here, there) = pair("rpl").await?;
+    let mut server = Node::start(&here, "mdns://")?;
+    server.ask("register greeter a 10.77.0.1:8080").await?;
+    // By then both announcements are out.
+    expect(&mut server, "greeter", "a 10.77.0.1:8080").await?;
+    here.ip(&["link", "delete", &end(&here, 0)])?;
+    join(&here, "10.77.0.1/24", &there, "10.77.0.2/24", 0).await?;
+    let mut client = Node::start(&there, "mdns://")?;
+    eventually(
+        NOTICED,
+        "the instance",
+        async || client.ask("lookup greeter").await,
+        |found| found == "a 10.77.0.1:8080",
+    )
+    .await?;
+    check(server.ask("renew").await? == "held", || {
+        "it is not held".to_owned()
+    })
+}
+
 /// Two machines, joined by one cable.
-async fn pair(name: &str) -> Result<(Machine, Machine, Cable)> {
+async fn pair(name: &str) -> Result<(Machine, Machine)> {
     let (here, there) = (
         Machine::new(&format!("{name}a"))?,
         Machine::new(&format!("{name}b"))?,
     );
-    let cable = Cable::new(&here, "10.77.0.1/24", &there, "10.77.0.2/24", 0).await?;
-    Ok((here, there, cable))
+    join(&here, "10.77.0.1/24", &there, "10.77.0.2/24", 0).await?;
+    Ok((here, there))
 }
 
 /// The instances of a service are soon these.

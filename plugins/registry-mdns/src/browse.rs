@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use registry_core::{Error, ErrorKind, Fanout, FanoutWatcher, InstanceKey, Result
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::bare::Bare;
 use crate::codec::{self, Decoded};
 use crate::config::MdnsConfig;
 use crate::daemon::Daemon;
@@ -125,22 +127,22 @@ impl Browser {
     }
 
     fn resolved(&self, record: &ResolvedService) {
-        // Its TXT record is still on the way.
-        if record.txt_properties.is_empty() {
-            return;
-        }
         let mut cache = lock(&self.cache);
         let changed = match codec::decode(record) {
             Ok(decoded) => cache.insert(&record.fullname, decoded),
             Err(reason) => {
-                self.skipped.fetch_add(1, Ordering::Relaxed);
-                if cache.note_unread(&record.fullname) {
-                    tracing::warn!(name = %record.fullname, %reason, "a record is skipped");
-                }
+                self.skip(&mut cache, &record.fullname, &reason);
                 cache.remove(&record.fullname).into_iter().collect()
             }
         };
         self.tell(&cache, &changed);
+    }
+
+    fn skip(&self, cache: &mut Cache, full_name: &str, reason: &dyn fmt::Display) {
+        self.skipped.fetch_add(1, Ordering::Relaxed);
+        if cache.note_unread(full_name) {
+            tracing::warn!(name = full_name, %reason, "a record is skipped");
+        }
     }
 
     fn removed(&self, full_name: &str) {
@@ -183,6 +185,7 @@ impl Browse {
         let mut events = self.daemon.browse().await?;
         let begun = Instant::now();
         let mut settled = begun + SETTLE;
+        let mut bare = Bare::default();
         let mut complete = false;
         let mut deaf = false;
         loop {
@@ -190,6 +193,13 @@ impl Browse {
                 event = events.recv_async() => event,
                 () = self.browser.again.notified() => {
                     events = self.daemon.browse().await?;
+                    continue;
+                }
+                () = bare.due() => {
+                    for full_name in bare.proceed(&self.config).await {
+                        let reason = "its TXT record is empty";
+                        self.browser.skip(&mut lock(&self.browser.cache), &full_name, &reason);
+                    }
                     continue;
                 }
                 () = sleep_until(settled), if !complete => {
@@ -214,7 +224,13 @@ impl Browse {
             };
             match event {
                 ServiceEvent::SearchStarted(on) => deaf = on.contains(" on 0 interfaces "),
-                ServiceEvent::ServiceResolved(record) => self.browser.resolved(&record),
+                ServiceEvent::ServiceResolved(record) if record.txt_properties.is_empty() => {
+                    bare.note(&record.fullname);
+                }
+                ServiceEvent::ServiceResolved(record) => {
+                    bare.forget(&record.fullname);
+                    self.browser.resolved(&record);
+                }
                 ServiceEvent::ServiceRemoved(_, full_name) => {
                     // With an interface goes all that was heard on it. That is our fault and not its end.
                     let now = Networks::now(&self.config)?;
@@ -222,6 +238,7 @@ impl Browse {
                         return Err(Error::new(ErrorKind::Lost, "a network interface is gone"));
                     }
                     networks = now;
+                    bare.forget(&full_name);
                     self.browser.removed(&full_name);
                 }
                 _ => {}

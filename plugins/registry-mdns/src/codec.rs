@@ -1,47 +1,13 @@
 //! What is written into DNS-SD records, and how it is read.
 
-use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
-use std::str;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 
-use mdns_sd::{ResolvedService, ScopedIp, ServiceInfo, TxtProperties, TxtProperty};
-use registry_core::{
-    Address, Endpoint, Error, ErrorKind, Host, Instance, InstanceId, InstanceKey, Label, Metadata,
-    Result, ServiceName, Status,
-};
+use mdns_sd::{ResolvedService, ScopedIp, ServiceInfo};
+use registry_core::{Address, Error, ErrorKind, Host, Instance, InstanceId, Result};
 
+use crate::txt::{self, Fields, Undecodable};
 use crate::{SERVICE_TYPE, label};
-
-/// Most bytes of a TXT record here, length bytes included, less 28 for each alternate address. With it
-/// all records of an instance fit one packet on Ethernet, so that nobody sees them half changed (RFC 6763, 6.2,
-/// advises 1300 for the TXT record alone).
-pub const MAX_RECORD: usize = 1200;
-
-/// Bytes of an AAAA record, its name compressed.
-const PER_ALTERNATE: usize = 28;
-
-/// Most bytes of one `key=value` (RFC 6763, 6.1).
-const MAX_STRING: usize = 255;
-
-/// Most bytes of key and value of one pair of metadata.
-pub(crate) const MAX_PAIR: usize = MAX_STRING - "m.".len() - "=".len();
-
-/// A record that could not be read as an instance, and why.
-#[derive(Debug)]
-pub(crate) struct Undecodable(String);
-
-impl std::fmt::Display for Undecodable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<Error> for Undecodable {
-    fn from(error: Error) -> Self {
-        Self(error.to_string())
-    }
-}
 
 /// A record that was read.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,7 +43,7 @@ pub(crate) fn encode(instance: &Instance, host: &str, revision: u64) -> Result<S
             return refused("mDNS announces one port for all addresses of an instance");
         }
     }
-    let txt = text(instance, &ips, revision)?;
+    let txt = txt::write(instance, &ips, revision)?;
     let label = label::instance(&instance.key());
     let port = instance.address.port();
     ServiceInfo::new(SERVICE_TYPE, &label, host, &ips[..], port, txt).map_err(|error| {
@@ -92,6 +58,7 @@ pub(crate) fn decode(record: &ResolvedService) -> Result<Decoded, Undecodable> {
     let label = label::of_full_name(&record.fullname)
         .ok_or_else(|| Undecodable("its name is not one of the type".to_owned()))?;
     let fields = Fields::read(&record.txt_properties)?;
+    let endpoints = fields.endpoints();
     let service = fields
         .service
         .ok_or_else(|| Undecodable("its TXT record has no key \"service\"".to_owned()))?;
@@ -110,11 +77,7 @@ pub(crate) fn decode(record: &ResolvedService) -> Result<Decoded, Undecodable> {
     instance.version = fields.version;
     instance.zone = fields.zone;
     instance.alternates = addresses.collect();
-    instance.endpoints = fields
-        .endpoints
-        .into_values()
-        .filter_map(|(name, metadata)| Some(Endpoint::new(name?).with_metadata(metadata)))
-        .collect();
+    instance.endpoints = endpoints;
 
     let own = label::instance(&instance.key());
     if label::is_renamed(&label, &own) {
@@ -126,159 +89,6 @@ pub(crate) fn decode(record: &ResolvedService) -> Result<Decoded, Undecodable> {
         announcer: label::announcer(&record.host).to_lowercase(),
         revision: fields.revision,
     })
-}
-
-/// The TXT record.
-fn text(instance: &Instance, ips: &[IpAddr], revision: u64) -> Result<Vec<TxtProperty>> {
-    let mut txt = Text::new(instance.key());
-    txt.push("txtvers", "1")?;
-    txt.push("service", instance.service.as_str())?;
-    txt.push("id", instance.id.as_str())?;
-    if let Some(version) = &instance.version {
-        txt.push("version", version.as_str())?;
-    }
-    if let Some(zone) = &instance.zone {
-        txt.push("zone", zone.as_str())?;
-    }
-    if instance.weight != 1 {
-        txt.push("weight", &instance.weight.to_string())?;
-    }
-    if instance.status != Status::Up {
-        txt.push("status", instance.status.as_str())?;
-    }
-    if ips.len() > 1 {
-        let order: Vec<_> = ips.iter().map(IpAddr::to_string).collect();
-        txt.bytes += PER_ALTERNATE * (ips.len() - 1);
-        txt.push("addr", &order.join(","))?;
-    }
-    let revision = revision.to_string();
-    txt.push("rev", &revision)?;
-    // How many digits it has must not decide whether an instance fits.
-    txt.bytes += 20 - revision.len();
-    for (key, value) in instance.metadata.iter() {
-        txt.push(&format!("m.{key}"), value)?;
-    }
-    for (i, endpoint) in instance.endpoints.iter().enumerate() {
-        txt.push(&format!("e{i}"), endpoint.name.as_str())?;
-        for (key, value) in endpoint.metadata.iter() {
-            txt.push(&format!("e{i}.{key}"), value)?;
-        }
-    }
-    Ok(txt.properties)
-}
-
-struct Text {
-    key: InstanceKey,
-    properties: Vec<TxtProperty>,
-    keys: HashSet<String>,
-    bytes: usize,
-}
-
-impl Text {
-    fn new(key: InstanceKey) -> Self {
-        Self {
-            key,
-            properties: Vec::new(),
-            keys: HashSet::new(),
-            bytes: 0,
-        }
-    }
-
-    fn push(&mut self, key: &str, value: &str) -> Result<()> {
-        let bytes = key.len() + 1 + value.len();
-        self.bytes += 1 + bytes;
-        let refusal = if !self.keys.insert(key.to_ascii_lowercase()) {
-            "mDNS has no case in keys; two keys differ by case alone".to_owned()
-        } else if bytes > MAX_STRING {
-            format!("mDNS takes {MAX_STRING} bytes for one key=value, and this one has {bytes}")
-        } else if self.bytes > MAX_RECORD {
-            format!(
-                "mDNS takes {MAX_RECORD} bytes for an instance, {PER_ALTERNATE} of them for each alternate \
-                 address, and this one has more"
-            )
-        } else {
-            self.properties.push((key, value).into());
-            return Ok(());
-        };
-        Err(Error::new(ErrorKind::Invalid, refusal)
-            .with("instance", &self.key)
-            .with("key", key))
-    }
-}
-
-/// What a TXT record says.
-#[derive(Default)]
-struct Fields {
-    service: Option<ServiceName>,
-    id: Option<InstanceId>,
-    version: Option<Label>,
-    zone: Option<Label>,
-    weight: u16,
-    status: Status,
-    order: Option<Vec<IpAddr>>,
-    revision: u64,
-    metadata: Metadata,
-    endpoints: BTreeMap<u8, (Option<Label>, Metadata)>,
-}
-
-impl Fields {
-    fn read(txt: &TxtProperties) -> Result<Self, Undecodable> {
-        let mut this = Self {
-            weight: 1,
-            ..Self::default()
-        };
-        for property in txt.iter() {
-            let (key, value) = (property.key(), property.val().unwrap_or_default());
-            // Whatever others put beside our keys may be bytes of any kind.
-            let value = str::from_utf8(value);
-            let bad = || Undecodable(format!("the value of its TXT key {key:?} makes no sense"));
-            match key.to_ascii_lowercase().as_str() {
-                "txtvers" if value != Ok("1") => return Err(bad()),
-                "service" => this.service = Some(value.map_err(|_| bad())?.parse()?),
-                "id" => this.id = Some(value.map_err(|_| bad())?.parse()?),
-                "version" => this.version = Some(value.map_err(|_| bad())?.parse()?),
-                "zone" => this.zone = Some(value.map_err(|_| bad())?.parse()?),
-                "weight" => this.weight = number(value.map_err(|_| bad())?).ok_or_else(bad)?,
-                "status" => this.status = Status::from_word(value.map_err(|_| bad())?),
-                "rev" => this.revision = number(value.map_err(|_| bad())?).ok_or_else(bad)?,
-                "addr" => {
-                    let ips = value.map_err(|_| bad())?.split(',').map(str::parse);
-                    this.order = Some(ips.collect::<Result<_, _>>().map_err(|_| bad())?);
-                }
-                folded if folded.starts_with("m.") => {
-                    this.metadata.insert(&key[2..], value.map_err(|_| bad())?)?;
-                }
-                folded => {
-                    let Some((number, pair)) = endpoint(folded) else {
-                        continue;
-                    };
-                    let value = value.map_err(|_| bad())?;
-                    let (name, metadata) = this.endpoints.entry(number).or_default();
-                    match pair {
-                        None => *name = Some(value.parse()?),
-                        Some(pair) => metadata.insert(&key[pair..], value)?,
-                    }
-                }
-            }
-        }
-        Ok(this)
-    }
-}
-
-/// `e7` is the name of endpoint 7, `e7.key` a pair of its metadata, whose key begins at the offset.
-fn endpoint(key: &str) -> Option<(u8, Option<usize>)> {
-    let (head, pair) = match key.find('.') {
-        Some(dot) => (&key[..dot], Some(dot + 1)),
-        None => (key, None),
-    };
-    Some((number(head.strip_prefix('e')?)?, pair))
-}
-
-/// A number in the one form that we write.
-fn number<T: str::FromStr>(text: &str) -> Option<T> {
-    let one_form =
-        text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
-    one_form.then(|| text.parse().ok()).flatten()
 }
 
 /// The addresses that were received, in the order that the publisher gave; without one, the likeliest to work first.
@@ -306,10 +116,10 @@ fn addresses(record: &ResolvedService, order: Option<&[IpAddr]>) -> Vec<Address>
     };
     let port = record.port;
     let addresses = hosts.into_iter().map(|host| match host {
-        Host::V4(ip) => Address::try_from(std::net::SocketAddr::from((ip, port))),
-        Host::V6(ip, scope) => Address::try_from(std::net::SocketAddr::from(
-            std::net::SocketAddrV6::new(ip, port, 0, scope),
-        )),
+        Host::V4(ip) => Address::try_from(SocketAddr::from((ip, port))),
+        Host::V6(ip, scope) => {
+            Address::try_from(SocketAddr::from(SocketAddrV6::new(ip, port, 0, scope)))
+        }
         Host::Name(name) => Address::try_from((&*name, port)),
     });
     addresses.filter_map(Result::ok).collect()
@@ -350,11 +160,16 @@ fn rank(ip: &ScopedIp) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use mdns_sd::{TxtProperties, TxtProperty};
     use proptest::collection::{btree_map, vec};
     use proptest::option;
     use proptest::prelude::*;
+    use registry_core::{Endpoint, Metadata, Status};
 
     use super::*;
+    use crate::txt::{MAX_PAIR, MAX_RECORD};
 
     const HOST: &str = "0000-0000-7.local.";
 
@@ -419,12 +234,12 @@ mod tests {
                 "txtvers=1",
                 "service=web",
                 "id=a",
+                "rev=7",
                 "version=1.2",
                 "zone=eu-1",
                 "weight=7",
                 "status=draining",
                 "addr=10.0.0.7,fd00::7",
-                "rev=7",
                 "m.Build=a=b",
                 "e0=Hello",
                 "e0.timeout=5s",
@@ -591,6 +406,10 @@ mod tests {
         "[^\\p{Cc}/ ][^\\p{Cc}/]{0,20}[^\\p{Cc}/ ]".prop_filter("ends", |text| text.trim() == text)
     }
 
+    fn id() -> impl Strategy<Value = InstanceId> {
+        text().prop_filter_map("an id", |text| text.parse().ok())
+    }
+
     fn pairs() -> impl Strategy<Value = BTreeMap<String, String>> {
         btree_map("[!-<>-@\\[-~]{1,10}", "[^\0]{0,20}", 0..4)
     }
@@ -599,7 +418,7 @@ mod tests {
         #[test]
         fn every_instance_that_is_taken_comes_back_as_it_was(
             service in "[a-zA-Z][a-zA-Z0-9._-]{0,30}[a-z0-9]",
-            (id, version, zone) in (text(), option::of(text()), option::of(text())),
+            (id, version, zone) in (id(), option::of(text()), option::of(text())),
             ips in vec(any::<[u8; 4]>(), 1..4),
             port in 1..u16::MAX,
             (weight, status) in (any::<u16>(), 0..Status::ALL.len()),

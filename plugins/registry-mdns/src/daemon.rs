@@ -1,6 +1,7 @@
 //! One mdns-sd daemon: a thread with its sockets and its cache.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mdns_sd::{
@@ -24,13 +25,19 @@ const END_TIMEOUT: Duration = Duration::from_millis(250);
 const SECOND_GOODBYE: Duration = Duration::from_millis(150);
 
 /// A running daemon. Dropping it says goodbye for all that it announces and ends its thread.
-pub(crate) struct Daemon(ServiceDaemon);
+pub(crate) struct Daemon {
+    service: ServiceDaemon,
+    /// Nobody follows its reports any more, so that it must be given no more records.
+    ended: AtomicBool,
+}
 
 impl Daemon {
     /// Starts a daemon that speaks where the configuration says, and what it reports.
     pub(crate) fn start(config: &MdnsConfig) -> Result<(Self, Receiver<DaemonEvent>)> {
-        let daemon = ServiceDaemon::new_with_port(config.port).map_err(failed)?;
-        let this = Self(daemon);
+        let this = Self {
+            service: ServiceDaemon::new_with_port(config.port).map_err(failed)?,
+            ended: AtomicBool::new(false),
+        };
         let only = if config.loopback {
             // IPv6 multicast is not sent on Linux' loopback.
             vec![IfKind::LoopbackV4]
@@ -38,19 +45,21 @@ impl Daemon {
             config.interfaces.iter().map(kind).collect()
         };
         if !only.is_empty() {
-            this.0.disable_interface(IfKind::All).map_err(failed)?;
-            this.0.enable_interface(only).map_err(failed)?;
+            this.service
+                .disable_interface(IfKind::All)
+                .map_err(failed)?;
+            this.service.enable_interface(only).map_err(failed)?;
         }
-        this.0
+        this.service
             .set_max_packet_size(IfKind::LoopbackV4, LOOPBACK_PACKET)
             .map_err(failed)?;
-        let events = this.0.monitor().map_err(failed)?;
+        let events = this.service.monitor().map_err(failed)?;
         Ok((this, events))
     }
 
     /// Announces a record, or announces it again. Only the daemon's reports tell what comes of it.
     pub(crate) async fn register(&self, record: &ServiceInfo) -> Result<()> {
-        queued(|| self.0.register(record.clone())).await
+        queued(|| self.service.register(record.clone())).await
     }
 
     /// Says goodbye for records, twice. An unknown one is no error, and neither is a daemon that ended: its records
@@ -58,7 +67,7 @@ impl Daemon {
     pub(crate) async fn unregister(&self, full_names: &[&str]) -> Result<()> {
         let mut answers = Vec::with_capacity(full_names.len());
         for full_name in full_names {
-            match queued(|| self.0.unregister(full_name)).await {
+            match queued(|| self.service.unregister(full_name)).await {
                 Ok(answer) => answers.push(answer),
                 Err(error) if error.kind() == ErrorKind::Lost => return Ok(()),
                 Err(error) => return Err(error),
@@ -81,27 +90,27 @@ impl Daemon {
 
     /// Announces a record again, without waiting for room in the queue; says whether there was some.
     pub(crate) fn register_now(&self, record: &ServiceInfo) -> bool {
-        self.0.register(record.clone()).is_ok()
+        self.service.register(record.clone()).is_ok()
     }
 
     /// Says goodbye for a record without waiting for it; says whether it will be said.
     pub(crate) fn unregister_now(&self, full_name: &str) -> bool {
-        self.0.unregister(full_name).is_ok()
+        self.service.unregister(full_name).is_ok()
     }
 
     /// Looks for the instances of our type. A second call takes the events away from the first.
     pub(crate) async fn browse(&self) -> Result<Receiver<ServiceEvent>> {
-        queued(|| self.0.browse(SERVICE_TYPE)).await
+        queued(|| self.service.browse(SERVICE_TYPE)).await
     }
 
     /// Asks whether an instance is still there; silence for `wait` removes it.
     pub(crate) async fn verify(&self, full_name: &str, wait: Duration) -> Result<()> {
-        queued(|| self.0.verify(full_name.to_owned(), wait)).await
+        queued(|| self.service.verify(full_name.to_owned(), wait)).await
     }
 
     /// Says goodbye for all that is left and ends the daemon, within a bounded time.
     pub(crate) async fn shut_down(&self) -> Result<()> {
-        let done = match queued(|| self.0.shutdown()).await {
+        let done = match queued(|| self.service.shutdown()).await {
             Ok(done) => done,
             Err(error) if error.kind() == ErrorKind::Lost => return Ok(()),
             Err(error) => return Err(error),
@@ -111,12 +120,22 @@ impl Daemon {
         Ok(())
     }
 
+    /// Remembers that nobody follows its reports any more.
+    pub(crate) fn note_end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it can be given records.
+    pub(crate) fn is_running(&self) -> bool {
+        !self.ended.load(Ordering::Relaxed)
+    }
+
     /// The same where nothing can be awaited. It blocks: without that, a program that ends here would take the
     /// daemon's thread down before its goodbyes are out.
     pub(crate) fn end(&self) {
         let deadline = Instant::now() + END_TIMEOUT;
         while Instant::now() < deadline {
-            match self.0.shutdown() {
+            match self.service.shutdown() {
                 Ok(done) => {
                     let _ = done.recv_timeout(END_TIMEOUT);
                     return;

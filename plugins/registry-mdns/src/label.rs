@@ -76,13 +76,26 @@ pub(crate) fn of_full_name(full_name: &str) -> Option<String> {
     (!plain.is_empty()).then_some(plain)
 }
 
+/// The name that mdns-sd made this one of, because it belongs to somebody else: it appends a number in parentheses,
+/// which no label of ours ends with.
+pub(crate) fn renamed_from(full_name: &str) -> Option<String> {
+    let label = of_full_name(full_name)?;
+    Some(format!(
+        "{}.{}",
+        without_number(&label)?,
+        crate::SERVICE_TYPE
+    ))
+}
+
 /// Whether `label` is what mdns-sd makes of `instance` when the name belongs to somebody else.
 pub(crate) fn is_renamed(label: &str, instance: &str) -> bool {
-    label
-        .strip_prefix(instance)
-        .and_then(|rest| rest.strip_prefix(" ("))
-        .and_then(|rest| rest.strip_suffix(')'))
-        .is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()))
+    without_number(label) == Some(instance)
+}
+
+fn without_number(label: &str) -> Option<&str> {
+    let (original, number) = label.strip_suffix(')')?.rsplit_once(" (")?;
+    let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    digits.then_some(original)
 }
 
 /// FNV-1a, 64 bits: stable across releases and platforms, which std's hashers do not promise.
@@ -179,6 +192,10 @@ mod tests {
         for other in ["a@web", "a@web (x)", "b@web (2)", "a@web (2) "] {
             assert!(!is_renamed(other, "a@web"), "{other}");
         }
+        let renamed = format!("a@web (3).{}", crate::SERVICE_TYPE);
+        let original = format!("a@web.{}", crate::SERVICE_TYPE);
+        assert_eq!(renamed_from(&renamed), Some(original.clone()));
+        assert_eq!(renamed_from(&original), None);
     }
 
     proptest! {

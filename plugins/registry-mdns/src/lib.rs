@@ -49,11 +49,11 @@
 //! | `txtvers` | `1` | by others |
 //! | `service` | the name of the service | never: without it a record is skipped |
 //! | `id` | the id of the instance | by others: the label is the id |
+//! | `rev` | counts what one process published | by others |
 //! | `version`, `zone` | as they are | where there is none |
 //! | `weight` | 0 to 65535 | at 1 |
 //! | `status` | the word of [`Status`](registry_core::Status) | at `up` |
 //! | `addr` | the addresses in their order, separated by commas | where there is one; else: loopback first, link-local last |
-//! | `rev` | counts what one process published | by others |
 //! | `m.KEY` | one pair of metadata | |
 //! | `e0`, `e1`, … | the name of an endpoint | |
 //! | `e0.KEY` | one pair of its metadata | |
@@ -61,6 +61,7 @@
 //! To announce a program that knows nothing of this crate:
 //! `avahi-publish -s my-printer _micro._tcp 8080 service=printer m.color=true`.
 
+mod bare;
 mod browse;
 mod codec;
 mod config;
@@ -72,14 +73,15 @@ mod publish;
 mod records;
 mod registry;
 mod turns;
+mod txt;
 
 use std::sync::Arc;
 
 use registry_core::{Driver, Registry, RegistryUrl, inventory};
 
-pub use codec::MAX_RECORD;
 pub use config::{Interface, MdnsConfig};
 pub use registry::Mdns;
+pub use txt::MAX_RECORD;
 
 /// The driver behind `mdns://`.
 pub const DRIVER: Driver = Driver::new(&["mdns"], |url: RegistryUrl| {

@@ -1,13 +1,13 @@
 //! The daemon of one client: started when it is needed, shared by all that it announces and looks for.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use mdns_sd::{DaemonEvent, Receiver};
 use registry_core::{Error, ErrorKind, Result};
-use tokio::task::JoinHandle;
 
 use crate::config::MdnsConfig;
 use crate::daemon::Daemon;
+use crate::label;
 use crate::networks::Networks;
 use crate::records::Records;
 
@@ -22,8 +22,7 @@ pub(crate) struct Link {
 #[derive(Debug)]
 enum State {
     Idle,
-    /// The task follows the daemon's reports; it ends with the daemon, or with the runtime that it was spawned on.
-    Running(Arc<Daemon>, JoinHandle<()>),
+    Running(Arc<Daemon>),
     Closed,
 }
 
@@ -49,15 +48,13 @@ impl Link {
         let mut state = self.lock();
         match &*state {
             State::Closed => return Err(closed()),
-            State::Running(daemon, reports) if !reports.is_finished() => return Ok(daemon.clone()),
-            State::Running(..) | State::Idle => {}
+            State::Running(daemon) if daemon.is_running() => return Ok(daemon.clone()),
+            // Its reports are followed no more, as when their runtime is gone.
+            State::Running(daemon) => daemon.end(),
+            State::Idle => {}
         }
-        let (daemon, reports) = self.start()?;
-        if let State::Running(old, _) =
-            std::mem::replace(&mut *state, State::Running(daemon.clone(), reports))
-        {
-            old.end();
-        }
+        let daemon = self.start()?;
+        *state = State::Running(daemon.clone());
         Ok(daemon)
     }
 
@@ -67,23 +64,23 @@ impl Link {
         if matches!(*state, State::Closed) {
             return Err(closed());
         }
-        Ok(self.start()?.0)
+        self.start()
     }
 
     /// Whether it is the shared daemon and runs.
     pub(crate) fn shares(&self, daemon: &Arc<Daemon>) -> bool {
-        matches!(&*self.lock(), State::Running(shared, _) if Arc::ptr_eq(shared, daemon))
+        matches!(&*self.lock(), State::Running(shared) if Arc::ptr_eq(shared, daemon))
     }
 
     /// Fences everything off; gives the daemon for the last words, the first time.
     pub(crate) fn close(&self) -> Option<Arc<Daemon>> {
         match std::mem::replace(&mut *self.lock(), State::Closed) {
-            State::Running(daemon, _) => Some(daemon),
+            State::Running(daemon) => Some(daemon),
             State::Idle | State::Closed => None,
         }
     }
 
-    fn start(&self) -> Result<(Arc<Daemon>, JoinHandle<()>)> {
+    fn start(&self) -> Result<Arc<Daemon>> {
         let (daemon, reports) = Daemon::start(&self.config)?;
         let daemon = Arc::new(daemon);
         let follower = Follower {
@@ -91,7 +88,9 @@ impl Link {
             records: self.records.clone(),
             daemon: Arc::downgrade(&daemon),
         };
-        Ok((daemon, tokio::spawn(follower.run(reports))))
+        // It ends with the daemon, or with the runtime.
+        tokio::spawn(follower.run(reports));
+        Ok(daemon)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -103,15 +102,21 @@ impl Link {
 struct Follower {
     config: MdnsConfig,
     records: Arc<Records>,
-    daemon: std::sync::Weak<Daemon>,
+    daemon: Weak<Daemon>,
 }
 
 impl Follower {
     async fn run(self, reports: Receiver<DaemonEvent>) {
         while let Ok(report) = reports.recv_async().await {
             match report {
-                DaemonEvent::Announce(full_name, _) => self.records.announced(&full_name),
-                DaemonEvent::NameChange(change) => self.records.renamed(&change.original),
+                DaemonEvent::Announce(full_name, _) => match label::renamed_from(&full_name) {
+                    None => self.records.announced(&full_name, &self.daemon),
+                    // The report of the change itself may be lost, or yet to come.
+                    Some(original) => self.records.renamed(&original, &self.daemon),
+                },
+                DaemonEvent::NameChange(change) => {
+                    self.records.renamed(&change.original, &self.daemon)
+                }
                 DaemonEvent::IpAdd(_) | DaemonEvent::IpDel(_) => self.networks_changed(),
                 DaemonEvent::Error(error) => {
                     tracing::warn!(%error, "the mDNS daemon reports an error")
@@ -128,7 +133,7 @@ impl Follower {
         let Ok(networks) = Networks::now(&self.config) else {
             return;
         };
-        self.records.moved(&daemon, &networks, self.config.probe);
+        self.records.moved(&daemon, &networks);
     }
 }
 

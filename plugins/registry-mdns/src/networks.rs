@@ -25,26 +25,21 @@ impl Networks {
     /// The networks now.
     pub(crate) fn now(config: &MdnsConfig) -> Result<Self> {
         let found = if_addrs::get_if_addrs().map_err(|error| {
-            Error::new(
-                ErrorKind::Unavailable,
-                "the network interfaces cannot be listed",
-            )
-            .because(error)
+            let message = "the network interfaces cannot be listed";
+            Error::new(ErrorKind::Unavailable, message).because(error)
         })?;
-        Ok(Self(
-            found
-                .iter()
-                .filter(|found| found.is_oper_up() && !found.is_p2p() && selected(config, found))
-                .map(|found| Network {
-                    interface: found.name.clone(),
-                    ip: found.ip(),
-                    prefix: match &found.addr {
-                        IfAddr::V4(v4) => v4.prefixlen,
-                        IfAddr::V6(v6) => v6.prefixlen,
-                    },
-                })
-                .collect(),
-        ))
+        let spoken_on = found.iter().filter(|each| {
+            each.is_oper_up() && !each.is_p2p() && is_selected(config, each, &found)
+        });
+        let networks = spoken_on.map(|found| Network {
+            interface: found.name.clone(),
+            ip: found.ip(),
+            prefix: match &found.addr {
+                IfAddr::V4(v4) => v4.prefixlen,
+                IfAddr::V6(v6) => v6.prefixlen,
+            },
+        });
+        Ok(Self(networks.collect()))
     }
 
     /// Whether an announcement can carry this address.
@@ -103,14 +98,17 @@ impl fmt::Display for Networks {
     }
 }
 
-fn selected(config: &MdnsConfig, found: &Found) -> bool {
+fn is_selected(config: &MdnsConfig, this: &Found, all: &[Found]) -> bool {
     if config.loopback {
-        return found.is_loopback() && found.ip().is_ipv4();
+        return this.is_loopback() && this.ip().is_ipv4();
     }
     config.interfaces.is_empty()
         || config.interfaces.iter().any(|interface| match interface {
-            Interface::Name(name) => *name == found.name,
-            Interface::Address(ip) => *ip == found.ip(),
+            Interface::Name(name) => *name == this.name,
+            // It stands for its interface and its family.
+            Interface::Address(ip) => all.iter().any(|other| {
+                other.ip() == *ip && other.name == this.name && ip.is_ipv4() == this.ip().is_ipv4()
+            }),
         })
 }
 

@@ -8,6 +8,7 @@ use registry_core::{Error, ErrorKind, Held, Instance, InstanceKey, Renewal, Resu
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 
+use crate::daemon::Daemon;
 use crate::link::Link;
 use crate::networks::Networks;
 use crate::records::{Record, State};
@@ -18,8 +19,12 @@ use crate::{SERVICE_TYPE, codec, label};
 /// the name at the same time, and as long again to learn what the new name would be.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Probing takes at least this long (RFC 6762, 8.1).
-const SHORTEST_PROBE: Duration = Duration::from_millis(750);
+/// How long after a goodbye its second copy may be heard, by the daemon that sends it too. What is probed with other
+/// data before that conflicts with it.
+const ECHO: Duration = Duration::from_millis(400);
+/// What was multicast within this time is left out of an announcement (RFC 6762, 6), although a goodbye came after it.
+/// Probing takes long enough.
+const MULTICAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What one client announces.
 #[derive(Debug)]
@@ -43,8 +48,7 @@ impl Publisher {
 
     /// Announces an instance, and gives the count of what was published with it.
     pub(crate) async fn register(&self, instance: &Arc<Instance>) -> Result<u64> {
-        let key = instance.key();
-        let name = label::instance(&key);
+        let name = label::instance(&instance.key());
         // Refused before it waits for its turn.
         codec::encode(instance, "any.local.", 0)?;
         let turn = self.turns.take(&name).await;
@@ -52,48 +56,35 @@ impl Publisher {
 
         let full_name = full_name(&name);
         let before = self.before(&full_name, instance, &turn).await?;
-        let revision = match &before {
-            Some(before) if before.instance == *instance => {
-                if before.state() == State::Announced {
-                    return Ok(before.revision);
-                }
-                before.revision
-            }
-            _ => self.revisions.fetch_add(1, Ordering::Relaxed) + 1,
-        };
-        self.check_carried(instance, before.is_some())?;
-
-        let moved = match &before {
-            Some(before) if same_place(&before.instance, instance) => before.moved,
-            _ => revision,
-        };
-        let host = label::host(self.session, &name, moved);
-        let mut info = codec::encode(instance, &host, revision)?;
-        let ours = before
-            .as_ref()
-            .is_some_and(|before| before.state() == State::Announced);
-        // What is announced already needs no probing to change (RFC 6762, 8.4).
-        let probe = self.link.config.probe && !ours;
-        info.set_requires_probe(probe);
-        if let Some(at) = self.link.records.may_announce_at(&full_name) {
-            sleep_until(if probe { at - SHORTEST_PROBE } else { at }).await;
-            self.link.check_open()?;
+        if let Some(before) = &before
+            && before.instance == *instance
+            && before.state() == State::Announced
+        {
+            return Ok(before.revision);
         }
+        self.check_carried(instance, before.is_some())?;
+        let echo = self.let_fade(&full_name, before.as_ref()).await?;
         let daemon = match &before {
-            Some(before) if before.state() != State::Lost => before.daemon.clone(),
+            Some(before) if before.daemon.is_running() => before.daemon.clone(),
             _ if self.link.records.is_given_away(&full_name) => self.link.daemon_apart()?,
             _ => self.link.daemon()?,
         };
-        let record = Record {
-            instance: instance.clone(),
-            revision,
-            moved,
-            info,
-            daemon,
-            state: watch::Sender::new(State::Announcing),
-        };
-        self.announce(record, before.is_none()).await?;
-        drop(turn);
+        let record = self.record(instance, &name, before.as_ref(), daemon)?;
+        let revision = record.revision;
+        match self.announce(record.clone(), before.is_none()).await {
+            Err(error) if echo && error.kind() == ErrorKind::Conflict => {
+                // It may have been a late echo of our own goodbye. That is over, but this daemon gave the name away.
+                let daemon = self.link.daemon_apart()?;
+                let state = watch::Sender::new(State::Announcing);
+                let again = Record {
+                    daemon,
+                    state,
+                    ..record
+                };
+                self.announce(again, true).await?;
+            }
+            result => result?,
+        }
         Ok(revision)
     }
 
@@ -135,8 +126,9 @@ impl Publisher {
                 .filter(|record| Arc::ptr_eq(&record.daemon, &daemon))
                 .map(|record| record.info.get_fullname())
                 .collect();
-            daemon.unregister(&names).await?;
+            let said = daemon.unregister(&names).await;
             daemon.shut_down().await?;
+            said?;
         }
         for record in records {
             record.daemon.shut_down().await?;
@@ -198,6 +190,56 @@ impl Publisher {
         Err(Error::new(kind, message).with("instance", instance.key()))
     }
 
+    /// Waits until the goodbye of an earlier record of this name does not hit the next one; says whether there was one.
+    async fn let_fade(&self, full_name: &str, before: Option<&Record>) -> Result<bool> {
+        let Some(goodbye) = self.link.records.goodbye(full_name) else {
+            return Ok(false);
+        };
+        let pause = if self.probes(before) {
+            ECHO
+        } else {
+            MULTICAST_PAUSE
+        };
+        sleep_until(goodbye + pause).await;
+        self.link.check_open()?;
+        Ok(true)
+    }
+
+    /// What is announced already needs no probing to change (RFC 6762, 8.4), and must not: its own announcements would
+    /// be taken for somebody else's.
+    fn probes(&self, before: Option<&Record>) -> bool {
+        self.link.config.probe && !before.is_some_and(Record::is_owned)
+    }
+
+    fn record(
+        &self,
+        instance: &Arc<Instance>,
+        name: &str,
+        before: Option<&Record>,
+        daemon: Arc<Daemon>,
+    ) -> Result<Record> {
+        let revision = match before {
+            Some(before) if before.instance == *instance => before.revision,
+            _ => self.revisions.fetch_add(1, Ordering::Relaxed) + 1,
+        };
+        let moved = match before {
+            Some(before) if same_place(&before.instance, instance) => before.moved,
+            _ => revision,
+        };
+        let host = label::host(self.session, name, moved);
+        let mut info = codec::encode(instance, &host, revision)?;
+        info.set_requires_probe(self.probes(before));
+        Ok(Record {
+            instance: instance.clone(),
+            revision,
+            moved,
+            info,
+            daemon,
+            owned: before.is_some_and(Record::is_owned),
+            state: watch::Sender::new(State::Announcing),
+        })
+    }
+
     async fn announce(&self, record: Record, first: bool) -> Result<()> {
         self.link.records.insert(record.clone());
         let mut attempt = Attempt {
@@ -240,8 +282,7 @@ impl Publisher {
     async fn take_back(&self, record: &Record, _turn: &Turn) -> Result<()> {
         let full_name = record.info.get_fullname();
         // Whatever becomes of this call, it is no longer held.
-        self.link.records.leaving(full_name);
-        self.link.records.said_goodbye(full_name);
+        self.link.records.leaving(record);
         record.daemon.unregister(&[full_name]).await?;
         self.link.records.remove(full_name);
         if !self.link.shares(&record.daemon) {
@@ -265,8 +306,7 @@ impl Drop for Attempt<'_> {
             return;
         }
         let full_name = self.record.info.get_fullname();
-        self.link.records.leaving(full_name);
-        self.link.records.said_goodbye(full_name);
+        self.link.records.leaving(&self.record);
         if !self.link.shares(&self.record.daemon) {
             self.record.daemon.end();
         } else if !self.record.daemon.unregister_now(full_name) {

@@ -1,7 +1,7 @@
 //! What this client announces, and how the daemons say it fares.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use mdns_sd::ServiceInfo;
@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use crate::daemon::Daemon;
 use crate::networks::Networks;
 
-/// A record is not multicast twice within this time (RFC 6762, 6).
-const MULTICAST_PAUSE: Duration = Duration::from_secs(1);
+/// How long a goodbye is remembered.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How a record fares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub(crate) struct Record {
     pub(crate) moved: u64,
     pub(crate) info: ServiceInfo,
     pub(crate) daemon: Arc<Daemon>,
+    /// The record that it replaces was announced: the name is ours.
+    pub(crate) owned: bool,
     pub(crate) state: watch::Sender<State>,
 }
 
@@ -55,6 +57,20 @@ pub(crate) struct Records {
 impl Record {
     pub(crate) fn state(&self) -> State {
         *self.state.borrow()
+    }
+
+    /// Whether nobody else can have the name.
+    pub(crate) fn is_owned(&self) -> bool {
+        match self.state() {
+            State::Announced => true,
+            State::Announcing => self.owned,
+            State::Renamed | State::Lost => false,
+        }
+    }
+
+    /// Whether this daemon announces it: what another one says of the name is about an earlier record.
+    fn is_of(&self, daemon: &Weak<Daemon>) -> bool {
+        Weak::as_ptr(daemon) == Arc::as_ptr(&self.daemon)
     }
 
     fn is_carried(&self, networks: &Networks) -> bool {
@@ -107,22 +123,15 @@ impl Records {
         lock(&self.given_away).contains(full_name)
     }
 
-    /// Goodbye is being said for a name.
-    pub(crate) fn said_goodbye(&self, full_name: &str) {
-        let mut goodbyes = lock(&self.goodbyes);
-        goodbyes.retain(|_, at| at.elapsed() < MULTICAST_PAUSE);
-        goodbyes.insert(full_name.to_owned(), Instant::now());
-    }
-
-    /// When a name can be announced: a daemon leaves what it multicast within the last second out of an announcement,
-    /// although a goodbye came after it.
-    pub(crate) fn may_announce_at(&self, full_name: &str) -> Option<Instant> {
-        Some(*lock(&self.goodbyes).get(full_name)? + MULTICAST_PAUSE)
+    /// When goodbye was said for a name, if that was within the last second.
+    pub(crate) fn goodbye(&self, full_name: &str) -> Option<Instant> {
+        let at = lock(&self.goodbyes).get(full_name).copied();
+        at.filter(|at| at.elapsed() < GOODBYE)
     }
 
     /// A daemon announced this name.
-    pub(crate) fn announced(&self, full_name: &str) {
-        if let Some(record) = lock(&self.records).get(full_name) {
+    pub(crate) fn announced(&self, full_name: &str, daemon: &Weak<Daemon>) {
+        if let Some(record) = self.get(full_name).filter(|record| record.is_of(daemon)) {
             record.state.send_if_modified(|state| {
                 let awaited = *state == State::Announcing;
                 if awaited {
@@ -134,17 +143,16 @@ impl Records {
     }
 
     /// A daemon lost this name to somebody else.
-    pub(crate) fn renamed(&self, full_name: &str) {
-        let records = lock(&self.records);
-        if let Some(record) = records.get(full_name) {
+    pub(crate) fn renamed(&self, full_name: &str, daemon: &Weak<Daemon>) {
+        if let Some(record) = self.get(full_name).filter(|record| record.is_of(daemon)) {
             record.state.send_replace(State::Renamed);
-            drop(records);
             self.note_loss();
         }
     }
 
     /// A daemon ended.
     pub(crate) fn ended(&self, daemon: &Arc<Daemon>) {
+        daemon.note_end();
         for record in lock(&self.records).values() {
             if Arc::ptr_eq(&record.daemon, daemon) {
                 record.state.send_replace(State::Lost);
@@ -153,16 +161,21 @@ impl Records {
         self.note_loss();
     }
 
-    /// It is about to be taken back: from here it is not announced again.
-    pub(crate) fn leaving(&self, full_name: &str) {
-        if let Some(record) = lock(&self.records).get(full_name) {
-            record.state.send_replace(State::Lost);
+    /// Goodbye is about to be said for a record: from here it is not announced again.
+    pub(crate) fn leaving(&self, record: &Record) {
+        let _not_while_it_moves = lock(&self.records);
+        // The goodbye of one that was renamed has the new name.
+        if record.state.send_replace(State::Lost) == State::Renamed {
+            return;
         }
+        let mut goodbyes = lock(&self.goodbyes);
+        goodbyes.retain(|_, at| at.elapsed() < GOODBYE);
+        goodbyes.insert(record.info.get_fullname().to_owned(), Instant::now());
     }
 
     /// The networks of a daemon changed. Announces its records again, since a daemon announces a fixed address only
     /// on the interfaces that were there when it was given the record.
-    pub(crate) fn moved(&self, daemon: &Arc<Daemon>, networks: &Networks, probe: bool) {
+    pub(crate) fn moved(&self, daemon: &Arc<Daemon>, networks: &Networks) {
         let mut loss = false;
         // Under the lock, so that no older state of a record follows a newer one.
         for record in lock(&self.records).values() {
@@ -172,7 +185,7 @@ impl Records {
             match record.state() {
                 State::Announced => {
                     let mut info = record.info.clone();
-                    info.set_requires_probe(probe);
+                    info.set_requires_probe(false);
                     if !record.is_carried(networks) || !daemon.register_now(&info) {
                         record.state.send_replace(State::Lost);
                         loss = true;

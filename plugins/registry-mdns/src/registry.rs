@@ -12,10 +12,10 @@ use registry_core::{
 use tokio::sync::watch;
 
 use crate::browse::Browser;
-use crate::codec::{MAX_PAIR, MAX_RECORD};
 use crate::config::MdnsConfig;
 use crate::link::Link;
 use crate::publish::Publisher;
+use crate::txt::{MAX_PAIR, MAX_RECORD};
 
 /// A registry on the local link. There is no server: each client announces its own instances and listens to the
 /// others.
@@ -204,7 +204,11 @@ mod tests {
                 .is_err()
         );
 
-        client.link.records.renamed("a@web._micro._tcp.local.");
+        let daemon = Arc::downgrade(&client.link.daemon().unwrap());
+        client
+            .link
+            .records
+            .renamed("a@web._micro._tcp.local.", &daemon);
         timeout(Duration::from_secs(1), client.lost())
             .await
             .unwrap();

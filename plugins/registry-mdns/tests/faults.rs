@@ -90,6 +90,44 @@ async fn of_two_records_of_one_instance_the_one_with_our_name_counts() {
 }
 
 #[tokio::test]
+async fn a_txt_record_that_was_lost_is_asked_for() {
+    let bus = Bus::new();
+    let other = Other::new(bus);
+    other.announce("x0001", 9, &["service=web"]);
+    let browser = bus.client();
+    until("announced", ms(2000), || async {
+        ids(&browser, "web").await == ["x0001"]
+    })
+    .await;
+    drop(browser);
+    tokio::time::sleep(ms(1200)).await;
+
+    let client = bus.client();
+    let _watcher = watch(&client, "web").await;
+    // Before it asks, the client hears of the instance, and so nobody tells it again.
+    let senders: Vec<_> = (0..8)
+        .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let bare = packet(b"\x05x0001", &["PTR", "SRV", "A"]);
+    for _ in 0..60 {
+        for sender in &senders {
+            sender.send_to(&bare, ("127.0.0.1", bus.0)).unwrap();
+        }
+        tokio::time::sleep(ms(1)).await;
+    }
+    until("the whole instance is found", ms(3000), || async {
+        ids(&client, "web").await == ["x0001"]
+    })
+    .await;
+
+    other.announce("empty", 10, &[]);
+    until("it is counted", ms(8000), || async {
+        client.skipped() == 1
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn garbage_does_no_harm() {
     let bus = Bus::new();
     let (server, client) = (bus.client(), bus.client());
@@ -256,45 +294,45 @@ impl Drop for Other {
     }
 }
 
-/// A response that announces an instance, or a query with a known answer, with something wrong.
-fn mutated(random: &mut fastrand::Rng) -> Vec<u8> {
-    let response = random.bool();
-    let mut packet = Vec::new();
-    packet.extend([
-        0,
-        0,
-        if response { 0x84 } else { 0 },
-        0,
-        0,
-        u8::from(!response),
-        0,
-        4,
-        0,
-        0,
-        0,
-        0,
-    ]);
+/// A response with these records of an instance, whose label is given with its length.
+fn packet(label: &[u8], records: &[&str]) -> Vec<u8> {
     let service_type = b"\x06_micro\x04_tcp\x05local\0";
-    if !response {
-        packet.extend(service_type);
-        packet.extend([0, 12, 0, 1]);
-    }
-    let label = [
-        b"\x05x".as_slice(),
-        format!("{:04}", random.u16(..10_000)).as_bytes(),
-    ]
-    .concat();
-    let name = [&label[..], service_type].concat();
-    let mut record = |name: &[u8], kind: u8, data: &[u8]| {
+    let host = b"\x05host9\x05local\0";
+    let name = [label, service_type].concat();
+    let count = u8::try_from(records.len()).unwrap();
+    let mut packet = vec![0, 0, 0x84, 0, 0, 0, 0, count, 0, 0, 0, 0];
+    for record in records {
+        let (name, kind, class, data): (&[u8], u8, u8, Vec<u8>) = match *record {
+            "PTR" => (service_type, 12, 0, name.clone()),
+            "SRV" => (
+                &name,
+                33,
+                0x80,
+                [b"\0\0\0\0\0\x09".as_slice(), host].concat(),
+            ),
+            "TXT" => (
+                &name,
+                16,
+                0x80,
+                b"\x0bservice=web\x04id=x\x08weight=1".to_vec(),
+            ),
+            _ => (host, 1, 0x80, vec![127, 0, 0, 1]),
+        };
         packet.extend(name);
-        packet.extend([0, kind, 0x80, 1, 0, 0, 0, 120]);
+        packet.extend([0, kind, class, 1, 0, 0, 0x11, 0x94]);
         packet.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
         packet.extend(data);
-    };
-    record(service_type, 12, &name);
-    record(&name, 33, b"\0\0\0\0\x1f\x90\x01h\x05local\0");
-    record(&name, 16, b"\x0bservice=web\x04id=x\x08weight=1");
-    record(b"\x01h\x05local\0", 1, &[127, 0, 0, 1]);
+    }
+    packet
+}
+
+/// A response that announces an instance, or half of the time a query that knows it, with something wrong.
+fn mutated(random: &mut fastrand::Rng) -> Vec<u8> {
+    let label = format!("\x05x{:04}", random.u16(..10_000));
+    let mut packet = packet(label.as_bytes(), &["PTR", "SRV", "TXT", "A"]);
+    if random.bool() {
+        packet[2] = 0;
+    }
     for _ in 0..random.usize(1..8) {
         let at = random.usize(..packet.len());
         match random.u8(..6) {

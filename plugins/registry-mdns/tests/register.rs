@@ -209,6 +209,23 @@ async fn a_dropped_update_never_follows_a_later_call() {
 }
 
 #[tokio::test]
+async fn updates_that_are_given_up_do_not_conflict_with_each_other() {
+    let bus = Bus::new();
+    let (server, client) = (bus.client(), bus.client());
+    for weight in 1..=10 {
+        let given_up = registration(instance("web", "a").weight(1000 + weight));
+        let _ = timeout(ms(1), server.register(&given_up)).await;
+        let wanted = registration(instance("web", "a").weight(weight));
+        server.register(&wanted).await.unwrap();
+    }
+    let mut watcher = watch(&client, "web").await;
+    let changes = next(&mut watcher, ms(2000)).await;
+    let last = registration(instance("web", "a").weight(10)).instance;
+    assert_eq!(changes, [Change::Snapshot(vec![last])]);
+    quiet(&mut watcher, ms(1500)).await;
+}
+
+#[tokio::test]
 async fn a_dropped_client_says_goodbye() {
     let bus = Bus::new();
     let (server, client) = (bus.client(), bus.client());
