@@ -118,11 +118,12 @@ impl Gate {
 }
 
 impl Pass {
-    /// How the call went. Only an error that says that the registry is away closes the gate.
+    /// How the call went. Only an error that says that the registry is away closes the gate; a call that lost its
+    /// place before it began is one.
     pub(crate) fn settle<T>(mut self, result: &Result<T>) {
         let mut state = self.gate.lock();
         match result {
-            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Throttled) => {
+            Err(error) if is_away(error.kind()) => {
                 // Of many calls that fail together only the first one counts.
                 if self.probe || state.closed_until.is_none() {
                     let wait = state.backoff.after(error);
@@ -149,6 +150,13 @@ impl Drop for Pass {
             self.gate.moved.notify_waiters();
         }
     }
+}
+
+const fn is_away(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Unavailable | ErrorKind::Throttled | ErrorKind::Lost
+    )
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ pub struct GuardPolicy {
     /// How long after the first good read that follows a fault. Default 30 s.
     pub armed: Duration,
     /// How long what is gone must stay gone to be believed; `None` takes the window within which the backend's
-    /// registrants come back, [`Windows::reregister`](crate::Windows), or where the server cannot forget them the
-    /// time that a new watch needs to see all. Default `None`.
+    /// registrants with its default TTL come back, [`Windows::reregister`](crate::Windows), or where the server cannot forget them the
+    /// time that a new watch needs to see all. Set it where registrants wish for longer TTLs. Default `None`.
     pub hold: Option<Duration>,
 }
 
