@@ -34,17 +34,18 @@ impl Case {
     }
 
     /// The topic and what is expected: `watch::first_event_is_a_snapshot`.
-    pub fn name(&self) -> &'static str {
-        let suite = "suite::";
-        self.path
-            .find(suite)
-            .map_or(self.path, |at| &self.path[at + suite.len()..])
+    pub fn name(&self) -> String {
+        let case = self.path.rsplit("::").next().unwrap_or_default();
+        format!("{}::{case}", self.topic())
     }
 
-    /// The topic: the file that the case is in.
+    /// The topic: the module of the suite that the case is in.
     pub fn topic(&self) -> &'static str {
-        let name = self.name();
-        name.split_once("::").map_or(name, |(topic, _)| topic)
+        let mut modules = self
+            .path
+            .split("::")
+            .skip_while(|module| *module != "suite");
+        modules.nth(1).unwrap_or_default()
     }
 
     /// Whether it can be asked of a backend with this capability, on a fixture that can make these faults.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -14,6 +14,9 @@ const FIRST: Duration = Duration::from_millis(200);
 const LAST: Duration = Duration::from_secs(5);
 /// First and longest wait after a failure that somebody has to mend.
 const SLOW: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// How long a try of a registry that is away keeps the next caller from trying.
+const PROBE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Exponential waits with equal jitter: a random time between half of the step and the step.
 #[derive(Debug, Default)]
@@ -42,19 +45,22 @@ impl Backoff {
     }
 }
 
-/// One backoff for all that goes to one registry: while the registry is away, one caller at a time tries it
-/// and the others wait for the outcome.
+/// One backoff for all that goes to one registry: while the registry is away, its callers try it one after the
+/// other, in the order in which they came.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     state: Mutex<State>,
     moved: Notify,
+    /// Who waits takes turns, so that a caller whose tries always fail does not keep the others from theirs.
+    turns: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     backoff: Backoff,
     closed_until: Option<Instant>,
-    probing: bool,
+    /// Since when somebody is trying.
+    probing: Option<Instant>,
 }
 
 /// What the gate says to somebody who wants to call the registry.
@@ -62,10 +68,8 @@ struct State {
 pub(crate) enum Passage {
     /// Go, and tell how it went.
     Go(Pass),
-    /// Ask again at this time.
+    /// Ask again at this time, or when the gate has moved.
     At(Instant),
-    /// Somebody else is trying; ask again when that ended.
-    Wait,
 }
 
 /// The right to call the registry once. Dropped without an outcome, it lets the next caller try.
@@ -78,28 +82,37 @@ pub(crate) struct Pass {
 impl Gate {
     pub(crate) fn ask(self: &Arc<Self>) -> Passage {
         let mut state = self.lock();
-        match state.closed_until {
-            None => Passage::Go(self.pass_anyway()),
-            Some(_) if state.probing => Passage::Wait,
-            Some(until) if until > Instant::now() => Passage::At(until),
-            Some(_) => {
-                state.probing = true;
-                Passage::Go(Pass {
-                    gate: self.clone(),
-                    probe: true,
-                })
-            }
+        let Some(until) = state.closed_until else {
+            return Passage::Go(self.pass_anyway());
+        };
+        let now = Instant::now();
+        // A try that hangs says nothing about the others.
+        let free = state
+            .probing
+            .map_or(until, |since| until.max(since + PROBE_PATIENCE));
+        if free > now {
+            return Passage::At(free);
         }
+        state.probing = Some(now);
+        Passage::Go(Pass {
+            gate: self.clone(),
+            probe: true,
+        })
     }
 
     /// Waits until it may go.
     pub(crate) async fn pass(self: &Arc<Self>) -> Pass {
+        if self.lock().closed_until.is_none() {
+            return self.pass_anyway();
+        }
+        let _turn = self.turns.lock().await;
         loop {
             let moved = self.moved.notified();
             match self.ask() {
                 Passage::Go(pass) => return pass,
-                Passage::At(time) => sleep_until(time).await,
-                Passage::Wait => moved.await,
+                Passage::At(time) => {
+                    let _ = timeout_at(time, moved).await;
+                }
             }
         }
     }
@@ -118,11 +131,12 @@ impl Gate {
 }
 
 impl Pass {
-    /// How the call went. Only an error that says that the registry is away closes the gate.
+    /// How the call went. Only an error that says that the registry is away closes the gate; a call that lost its
+    /// place before it began is one.
     pub(crate) fn settle<T>(mut self, result: &Result<T>) {
         let mut state = self.gate.lock();
         match result {
-            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Throttled) => {
+            Err(error) if is_away(error.kind()) => {
                 // Of many calls that fail together only the first one counts.
                 if self.probe || state.closed_until.is_none() {
                     let wait = state.backoff.after(error);
@@ -135,7 +149,7 @@ impl Pass {
             }
         }
         if std::mem::take(&mut self.probe) {
-            state.probing = false;
+            state.probing = None;
         }
         drop(state);
         self.gate.moved.notify_waiters();
@@ -145,10 +159,17 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         if self.probe {
-            self.gate.lock().probing = false;
+            self.gate.lock().probing = None;
             self.gate.moved.notify_waiters();
         }
     }
+}
+
+const fn is_away(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Unavailable | ErrorKind::Throttled | ErrorKind::Lost
+    )
 }
 
 #[cfg(test)]
@@ -209,7 +230,7 @@ mod tests {
         let gate = Arc::new(Gate::default());
         gate.pass().await.settle::<()>(&Err(away()));
         let probe = gate.pass().await;
-        assert!(matches!(gate.ask(), Passage::Wait));
+        assert!(matches!(gate.ask(), Passage::At(_)));
         drop(probe);
         assert!(matches!(gate.ask(), Passage::Go(_)));
     }

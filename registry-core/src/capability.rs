@@ -112,7 +112,8 @@ impl Window {
 
     /// The window for a granted TTL.
     pub fn at(self, ttl: Option<Duration>) -> Duration {
-        ttl.unwrap_or_default() * self.ttl_times + self.plus
+        let ttl = ttl.unwrap_or_default();
+        ttl.saturating_mul(self.ttl_times).saturating_add(self.plus)
     }
 }
 
@@ -179,8 +180,8 @@ impl Capability {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     format!(
-                        "this registry runs no {check:?} check; it runs: {:?}",
-                        self.checks
+                        "this registry runs no {check:?} check; it runs {}",
+                        names(self.checks)
                     ),
                 )
                 .with("instance", key));
@@ -229,6 +230,13 @@ impl Capability {
             .with("datacenter", datacenter)),
             _ => Ok(()),
         }
+    }
+}
+
+fn names(checks: &[Check]) -> String {
+    match checks {
+        [] => "none".to_owned(),
+        checks => format!("{checks:?}"),
     }
 }
 

@@ -169,6 +169,15 @@ impl From<Infallible> for Error {
     }
 }
 
+/// The beginning of a text that was refused: an error does not grow with it.
+pub(crate) fn excerpt(text: &str) -> String {
+    const SHOWN: usize = 80;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -73,7 +73,8 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
     /// found arrives through the watches.
     async fn recheck(&self, key: &InstanceKey) -> Result<()>;
 
-    /// Ends the connection: open watches end with `Closed`, and so does every later call but another `close`.
+    /// Ends the connection: open watches end with `Closed`, and so does every later call but another `close`. What is
+    /// still registered goes now or lapses as after a crash. Dropping the registry does the same without waiting.
     async fn close(&self) -> Result<()>;
 }
 

@@ -77,6 +77,16 @@ impl RegistryUrl {
             return Err(bad("a fragment has no meaning here; encode '#' as %23"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // An '@' behind the hosts is the end of a login that was not encoded, and the login must not pass for a host.
+        if rest
+            .split_once('/')
+            .is_some_and(|(_, path)| path.contains('@'))
+            || query.contains('@')
+        {
+            return Err(bad(
+                "an '@' behind the hosts is written %40, and a '/' or '?' in a login %2F or %3F",
+            ));
+        }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (login, hosts) = authority
             .rsplit_once('@')
@@ -89,7 +99,12 @@ impl RegistryUrl {
         };
         let hosts = match hosts {
             "" => Vec::new(),
-            hosts => hosts.split(',').map(host).collect::<Result<_>>()?,
+            hosts => {
+                let hosts = hosts.split(',').zip(1..);
+                hosts
+                    .map(|(text, number)| host(text, number))
+                    .collect::<Result<_>>()?
+            }
         };
         let mut options = BTreeMap::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -128,24 +143,22 @@ fn decode(text: &str) -> Result<String> {
     Ok(text.into_owned())
 }
 
-fn host(text: &str) -> Result<(String, Option<u16>)> {
+/// Names the host by its number: what stands there may be a misplaced secret.
+fn host(text: &str, number: usize) -> Result<(String, Option<u16>)> {
     let form = || {
         bad(format!(
-            "host {text:?} is refused; write host, host:port or [address]:port"
+            "host {number} is refused; write host, host:port or [address]:port"
         ))
     };
     let (name, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((ip, port)) => {
             let plain = ip.split_once('%').map_or(ip, |(ip, _)| ip);
             plain.parse::<std::net::Ipv6Addr>().map_err(|_| form())?;
-            (
-                ip.to_owned(),
-                if port.is_empty() {
-                    None
-                } else {
-                    Some(port.strip_prefix(':').ok_or_else(form)?)
-                },
-            )
+            let port = match port {
+                "" => None,
+                port => Some(port.strip_prefix(':').ok_or_else(form)?),
+            };
+            (ip.to_owned(), port)
         }
         None => match text.split_once(':') {
             Some((name, port)) => (decode(name)?, Some(port)),
@@ -155,18 +168,17 @@ fn host(text: &str) -> Result<(String, Option<u16>)> {
     if name.is_empty() || name.contains(|c: char| c.is_whitespace() || "[]@".contains(c)) {
         return Err(form());
     }
-    let port = match port {
-        None => None,
-        Some(port) => match port.parse::<u16>() {
-            Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => Some(number),
-            _ => {
-                return Err(bad(format!(
-                    "port {port:?} is refused; allowed: 1 to 65535"
-                )));
-            }
-        },
+    let Some(port) = port else {
+        return Ok((name, None));
     };
-    Ok((name, port))
+    match port.parse::<u16>() {
+        Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => {
+            Ok((name, Some(number)))
+        }
+        _ => Err(bad(format!(
+            "the port of host {number} is refused; allowed: 1 to 65535"
+        ))),
+    }
 }
 
 impl FromStr for RegistryUrl {
@@ -375,6 +387,10 @@ mod tests {
             "x://u:hunter2@h:0",
             "x://u:hunter2@?a=hunter2&a=hunter2",
             "hunter2",
+            "x://u:hunter2/x@h",
+            "x://u:1/hunter2@h",
+            "x://u:hunter2?x@h",
+            "x://u:hunter2",
         ] {
             assert!(!format!("{:?}", bad.parse::<RegistryUrl>().unwrap_err()).contains("hunter2"));
         }

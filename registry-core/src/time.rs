@@ -1,5 +1,9 @@
-//! Times that cannot overflow, whatever a caller asks for.
+//! Limits for what others do: times that cannot overflow whatever a caller asks for, and panics of plugins.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -14,12 +18,29 @@ pub(crate) fn after(duration: Duration) -> Instant {
     Instant::now() + duration.min(NEVER)
 }
 
-/// The outcome of a call to a registry, or `Unavailable` once the limit is over.
+/// The outcome of a call to a registry; `Unavailable` once the limit is over, `Protocol` if it panics.
 pub(crate) async fn within<T>(limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout_at(after(limit), call).await.unwrap_or_else(|_| {
-        Err(Error::new(
-            ErrorKind::Unavailable,
-            format!("no answer within {limit:?}"),
-        ))
+    timeout_at(after(limit), caught(call))
+        .await
+        .unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("no answer within {limit:?}"),
+            ))
+        })
+}
+
+/// The outcome of a call to a plugin; `Protocol` if it panics, so that one defect does not end a task that serves all.
+pub(crate) async fn caught<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut call = pin!(call);
+    poll_fn(|context| {
+        catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context))).unwrap_or_else(|_| {
+            let error = Error::new(
+                ErrorKind::Protocol,
+                "the plugin panicked; report this to its authors",
+            );
+            Poll::Ready(Err(error))
+        })
     })
+    .await
 }

@@ -210,6 +210,29 @@ async fn a_deregistration_during_an_outage_fails_and_is_done_when_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn among_many_that_wait_for_the_registry_a_deregistration_is_answered() {
+    let registry = Scripted::new();
+    registry.memory.set_outage(true);
+    let registrar = Registrar::new(registry.clone());
+    let mut handles = Vec::new();
+    for i in 0..300 {
+        handles.push(registrar.register(greeter(&i.to_string())).await.unwrap());
+    }
+    sleep(60 * SECOND).await;
+    for handle in &handles[..10] {
+        let answer = timeout(SECOND, handle.deregister())
+            .await
+            .expect("answered");
+        assert_eq!(answer.unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    registry.memory.set_outage(false);
+    eventually(6 * SECOND, "the others are registered", async || {
+        (lookup(&*registry, "greeter").await.len() == 290).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_a_future_or_a_handle_leaves_nothing() {
     let registry = Scripted::new();
     let registrar = Registrar::new(registry.clone());

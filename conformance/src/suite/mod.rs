@@ -21,6 +21,7 @@ pub fn cases() -> impl Iterator<Item = Case> {
         watch::CASES,
         liveness::CASES,
         faults::CASES,
+        faults::wire::CASES,
         limits::CASES,
         security::CASES,
         scale::CASES,

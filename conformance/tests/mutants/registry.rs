@@ -9,7 +9,7 @@ use std::time::Duration;
 use registry_conformance::{Backend, Faults, MemoryBackend, Site};
 use registry_core::{
     Capability, Error, ErrorKind, Held, Instance, InstanceKey, Metadata, ReadOptions, Registered,
-    Registration, Registry, Renewal, Result, Scope, ServiceName, Watcher, async_trait,
+    Registration, Registry, Renewal, Result, Scope, ServiceName, Watcher, Window, async_trait,
 };
 use tokio::time::{Instant, sleep};
 
@@ -185,7 +185,9 @@ impl Registry for Client {
         let mut capability = self.inner.capability();
         match self.wrong {
             Some(Wrong::ClaimsLess) => capability.conflicts = false,
-            Some(Wrong::BelievesTheEmpty) => capability.windows.reregister = None,
+            Some(Wrong::BelievesTheEmpty) => {
+                capability.windows.reregister = Some(Window::fixed(Duration::ZERO));
+            }
             _ => {}
         }
         capability

@@ -90,8 +90,8 @@ impl Balancer {
     #[inline]
     pub fn pick_with(&self, request: &PickRequest<'_>) -> Result<Pick, PickError> {
         let plane = self.plane.load();
-        match plane.picker.pick(request) {
-            Some(slot) => Ok(Pick::new(plane.node(slot))),
+        match plane.picker.pick(request).and_then(|slot| plane.node(slot)) {
+            Some(node) => Ok(Pick::new(node)),
             None => Err(plane.why_none(request)),
         }
     }

@@ -22,8 +22,9 @@ impl Plane {
         }
     }
 
-    pub(super) fn node(&self, slot: Slot) -> Arc<Node> {
-        self.nodes[slot.0 as usize].clone()
+    /// `None` for a slot of another build, which a selector may have kept.
+    pub(super) fn node(&self, slot: Slot) -> Option<Arc<Node>> {
+        self.nodes.get(slot.0 as usize).cloned()
     }
 
     #[cold]

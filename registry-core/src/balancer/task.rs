@@ -1,18 +1,24 @@
 //! Builds what picks read, on every change and whenever time alone changes it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::pick::PickError;
 use super::plane::Plane;
 use crate::discovery::View;
 use crate::selector::{Available, Context, Member, Node, Reach, Selector, Slot};
 use crate::time::NEVER;
+
+/// Reports do not bring two builds within this time.
+const REPORT_PAUSE: Duration = Duration::from_millis(20);
+/// When to try again after the selector panicked.
+const PANIC_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Task {
     view: View,
@@ -43,10 +49,14 @@ impl Task {
         let mut moved = self.view.moved();
         loop {
             self.rebuild();
+            let built = Instant::now();
             tokio::select! {
                 // Never an error: the view holds the sender.
                 _ = moved.changed() => {}
-                () = self.reported.notified() => self.recheck(),
+                () = self.reported.notified() => {
+                    self.recheck();
+                    sleep_until(built + REPORT_PAUSE).await;
+                }
                 Some(_) = self.rechecks.join_next() => {}
                 () = sleep(self.again) => {}
             }
@@ -89,7 +99,14 @@ impl Task {
             now,
             caller: &self.view.feed.shared.config.caller,
         };
-        let built = self.selector.build(&candidates, &context);
+        let built = catch_unwind(AssertUnwindSafe(|| {
+            self.selector.build(&candidates, &context)
+        }));
+        let Ok(built) = built else {
+            tracing::error!(service = %self.view.service(), "the selector panicked; picks go on as before");
+            self.again = PANIC_PAUSE;
+            return;
+        };
         let none = match (snapshot.generation, nodes.len()) {
             (0, _) => PickError::NotReady,
             (_, 0) => PickError::NoInstances,

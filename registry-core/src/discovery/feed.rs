@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::guard::Guard;
@@ -16,7 +17,7 @@ use super::{Shared, diff};
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{Instance, InstanceId, InstanceKey, ServiceName};
-use crate::time::within;
+use crate::time::{caught, within};
 use crate::watcher::{Change, Scope, Watcher};
 
 /// A watch that ends with `Lost` sooner than this after its snapshot is opened again only after a pause.
@@ -152,9 +153,9 @@ impl Task {
             }
             match error.kind() {
                 ErrorKind::Closed => return,
-                // The gate makes these wait, all watches of the registry together.
-                ErrorKind::Unavailable | ErrorKind::Throttled => {}
-                ErrorKind::Lost if had_its_time => {}
+                // It had its time: it is opened again at once, or as soon as the gate lets it.
+                ErrorKind::Lost | ErrorKind::Unavailable | ErrorKind::Throttled if had_its_time => {
+                }
                 _ => sleep(backoff.after(&error)).await,
             }
         }
@@ -197,8 +198,12 @@ impl Task {
                 }
             };
             tokio::select! {
-                changes = watcher.next() => match changes {
-                    Ok(changes) => self.apply(changes),
+                changes = caught(watcher.next()) => match changes {
+                    Ok(changes) => {
+                        self.apply(changes);
+                        // A watcher that is always ready must not keep the thread to itself.
+                        consume_budget().await;
+                    }
                     Err(error) => return error,
                 },
                 () = released => self.release(),
@@ -234,8 +239,14 @@ impl Task {
         let mut gone = Vec::new();
         for change in changes {
             match change {
-                Change::Snapshot(instances) => changed |= self.replace(instances),
-                Change::Upsert(instance) => changed |= self.upsert(instance),
+                Change::Snapshot(instances) => {
+                    gone.clear();
+                    changed |= self.replace(instances);
+                }
+                Change::Upsert(instance) => {
+                    gone.retain(|id| *id != instance.id);
+                    changed |= self.upsert(instance);
+                }
                 Change::Remove(key) if key.service == self.service => gone.push(key.id),
                 Change::Remove(_) | Change::Current => {}
             }
@@ -357,10 +368,10 @@ impl Task {
 impl Drop for Task {
     fn drop(&mut self) {
         // What nobody follows any more must not look fresh.
-        if std::thread::panicking() {
+        if !matches!(&self.fault, Some((_, error)) if error.kind() == ErrorKind::Closed) {
             self.fail(&Error::new(
-                ErrorKind::Protocol,
-                "the plugin panicked; report this",
+                ErrorKind::Closed,
+                "the runtime that followed the service ended",
             ));
         }
     }

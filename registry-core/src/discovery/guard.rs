@@ -1,6 +1,6 @@
 //! Doubts a registry that says, right after a fault, that most of a service is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,6 +8,9 @@ use tokio::time::Instant;
 use crate::capability::Capability;
 use crate::instance::InstanceId;
 use crate::time::NEVER;
+
+/// What goes within this time goes together.
+const TOGETHER: Duration = Duration::from_secs(5);
 
 /// When the disappearance of instances is doubted.
 ///
@@ -22,8 +25,8 @@ pub struct GuardPolicy {
     /// How long after the first good read that follows a fault. Default 30 s.
     pub armed: Duration,
     /// How long what is gone must stay gone to be believed; `None` takes the window within which the backend's
-    /// registrants come back, [`Windows::reregister`](crate::Windows), or where the server cannot forget them the
-    /// time that a new watch needs to see all. Default `None`.
+    /// registrants with its default TTL come back, [`Windows::reregister`](crate::Windows), or where the server cannot forget them the
+    /// time that a new watch needs to see all. Set it where registrants wish for longer TTLs. Default `None`.
     pub hold: Option<Duration>,
 }
 
@@ -75,9 +78,10 @@ pub(super) struct Guard {
     always: bool,
     /// The end of the armed time; while the registry is away there is none yet.
     armed: Armed,
-    /// How many instances there were when the guard was armed, and how many of them it has let go.
+    /// How many instances there were when the guard was armed.
     baseline: usize,
-    let_go: usize,
+    /// When instances were let go lately: what expires one by one after a fault is a mass loss too.
+    let_go: VecDeque<Instant>,
     /// What is gone and still served, and until when.
     held: BTreeMap<InstanceId, Instant>,
 }
@@ -94,7 +98,7 @@ impl Guard {
         let windows = capability.windows;
         let window = windows
             .reregister
-            .map_or(windows.settle + windows.visible, |window| {
+            .map_or(windows.settle.saturating_add(windows.visible), |window| {
                 window.at(capability.default_ttl)
             });
         Self {
@@ -103,7 +107,7 @@ impl Guard {
             always: !capability.faults_visible,
             armed: Armed::No,
             baseline: 0,
-            let_go: 0,
+            let_go: VecDeque::new(),
             held: BTreeMap::new(),
         }
     }
@@ -112,7 +116,7 @@ impl Guard {
     pub(super) fn fault(&mut self, served: usize) {
         self.armed = Armed::WhileAway;
         self.baseline = served;
-        self.let_go = 0;
+        self.let_go.clear();
         // Their time begins anew with the next good read.
         self.held.clear();
     }
@@ -127,15 +131,18 @@ impl Guard {
         now: Instant,
     ) -> Vec<InstanceId> {
         self.tick(served, resync, now);
+        while self.let_go.front().is_some_and(|at| *at + TOGETHER <= now) {
+            self.let_go.pop_front();
+        }
         let new: Vec<_> = gone
             .into_iter()
             .filter(|id| !self.held.contains_key(id))
             .collect();
-        let total = new.len() + self.held.len() + self.let_go;
+        let total = new.len() + self.held.len() + self.let_go.len();
         let mass = total as f64 > self.policy.share * self.baseline as f64;
         let graceful = !resync && total == 1;
         if self.armed == Armed::No || !mass || graceful || self.hold.is_zero() {
-            self.let_go += new.len();
+            self.let_go.extend(new.iter().map(|_| now));
             return new;
         }
         self.held
@@ -159,7 +166,6 @@ impl Guard {
         for id in &due {
             self.held.remove(id);
         }
-        self.let_go += due.len();
         due
     }
 
@@ -182,7 +188,7 @@ impl Guard {
         if self.armed == Armed::No && self.always {
             self.armed = Armed::Until(now);
             self.baseline = served;
-            self.let_go = 0;
+            self.let_go.clear();
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::instance::{InstanceKey, Label, ServiceName};
 use crate::registry::{ReadOptions, Registry};
 use crate::selector::Caller;
-use crate::time::after;
+use crate::time::{after, within};
 use feed::Feed;
 
 /// Follows services of one registry. Cheap to clone; clones share their watches.
@@ -143,10 +143,10 @@ impl Discovery {
     /// # Errors
     /// What the registry answers.
     pub async fn services(&self) -> Result<Vec<ServiceName>> {
-        self.shared
-            .registry
-            .services(&self.shared.config.read)
-            .await
+        let Shared {
+            registry, config, ..
+        } = &*self.shared;
+        within(config.attempt_timeout, registry.services(&config.read)).await
     }
 
     fn feed(&self, service: &ServiceName) -> Arc<Feed> {

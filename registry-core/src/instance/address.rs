@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, excerpt};
 
 /// The host part of an [`Address`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,17 +90,16 @@ impl Address {
             ));
         }
         match &host {
-            Host::V4(ip) if ip.is_unspecified() => return Err(unspecified(&text)),
-            Host::V6(ip, _) if ip.is_unspecified() => return Err(unspecified(&text)),
-            Host::V4(ip) if ip.is_multicast() || ip.is_broadcast() => return Err(many(&text)),
-            Host::V6(ip, _) if ip.is_multicast() => return Err(many(&text)),
+            Host::V4(ip) => refuse_no_host((*ip).into(), &text)?,
+            // An IPv4 address in IPv6's clothes is what it is.
+            Host::V6(ip, _) => refuse_no_host(ip.to_canonical(), &text)?,
             Host::Name(name) if !is_host_name(name) => {
                 return Err(refused(
                     &text,
                     "a host name has 1 to 253 ASCII letters, digits, '.', '_' or '-' and is not a malformed IP address",
                 ));
             }
-            _ => {}
+            Host::Name(_) => {}
         }
         Ok(Self { host, port, text })
     }
@@ -127,23 +126,26 @@ fn is_host_name(name: &str) -> bool {
 fn refused(text: &str, why: &str) -> Error {
     Error::new(
         ErrorKind::Invalid,
-        format!("address {text:?} is refused: {why}"),
+        format!("address {:?} is refused: {why}", excerpt(text)),
     )
 }
 
-fn unspecified(text: &str) -> Error {
-    refused(
-        text,
-        "clients cannot connect to an unspecified address; use Address::advertise with the socket's \
-         local address, or name the address of one interface",
-    )
-}
-
-fn many(text: &str) -> Error {
-    refused(
-        text,
-        "a multicast or broadcast address does not belong to one instance",
-    )
+/// Refuses what is no address of one host.
+fn refuse_no_host(ip: IpAddr, text: &str) -> Result<()> {
+    if ip.is_unspecified() {
+        return Err(refused(
+            text,
+            "clients cannot connect to an unspecified address; use Address::advertise with the socket's \
+             local address, or name the address of one interface",
+        ));
+    }
+    if ip.is_multicast() || ip == Ipv4Addr::BROADCAST {
+        return Err(refused(
+            text,
+            "a multicast or broadcast address does not belong to one instance",
+        ));
+    }
+    Ok(())
 }
 
 impl FromStr for Address {
@@ -265,6 +267,7 @@ mod tests {
             "[::1]",
             "[::1%x]:8",
             "0.0.0.0:80",
+            "[::ffff:0.0.0.0]:80",
             "[::]:80",
             "224.0.0.1:80",
             "255.255.255.255:80",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, excerpt};
 
 /// What an instance says about itself beyond the fields that have a meaning here: at most 256 pairs, sorted
 /// by key.
@@ -37,7 +37,8 @@ impl Metadata {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 format!(
-                    "metadata key {key:?} is refused; allowed: 1 to {} printable ASCII characters without space and '='",
+                    "metadata key {:?} is refused; allowed: 1 to {} printable ASCII characters without space and '='",
+                    excerpt(&key),
                     Self::MAX_KEY
                 ),
             ));

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, excerpt};
 
 /// Longest service name, instance id or label, in bytes.
 pub(super) const MAX_BYTES: usize = 128;
@@ -29,7 +29,7 @@ macro_rules! text {
                 }
                 Err(Error::new(
                     ErrorKind::Invalid,
-                    format!(concat!($what, " {:?} is refused; allowed: {} to {} bytes, ", $allowed), text, 1, MAX_BYTES),
+                    format!(concat!($what, " {:?} is refused; allowed: {} to {} bytes, ", $allowed), excerpt(text),  1, MAX_BYTES),
                 ))
             }
         }

@@ -1,5 +1,6 @@
 //! One registration that should be there, and what is known of it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +47,13 @@ pub(super) struct Entry {
     )>,
 }
 
-pub(super) enum Waiting {
+/// A caller, and what it waits to see published.
+pub(super) struct Waiting {
+    pub(super) wants: Arc<Registration>,
+    pub(super) caller: Caller,
+}
+
+pub(super) enum Caller {
     Register(
         oneshot::Sender<Result<RegistrationHandle>>,
         RegistrationHandle,
@@ -54,9 +61,9 @@ pub(super) enum Waiting {
     Update(oneshot::Sender<Result<()>>),
 }
 
-impl Waiting {
+impl Caller {
     /// Answers. A caller that is gone drops the handle, and so deregisters what it never got to hold.
-    pub(super) fn answer(self, result: Result<()>) {
+    fn answer(self, result: Result<()>) {
         match self {
             Self::Register(reply, handle) => drop(reply.send(result.map(|()| handle))),
             Self::Update(reply) => drop(reply.send(result)),
@@ -90,6 +97,13 @@ impl Entry {
         self.held
             .as_ref()
             .is_some_and(|held| Arc::ptr_eq(&held.registration, &self.desired))
+    }
+
+    /// Whether somebody waits for its deregistration, who gets an attempt at once even while the registry is away.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.leaving
+            .as_ref()
+            .is_some_and(|waiting| !waiting.is_empty())
     }
 
     /// The registry confirmed the registration: the next renewal is due after a third of the TTL, less a tenth at
@@ -126,6 +140,17 @@ impl Entry {
         self.due = Instant::now() + self.backoff.after(error);
     }
 
+    /// No attempt is made while the registry is away, for this reason.
+    pub(super) fn put_off(&mut self, reason: Option<&Error>) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        if let Some(reason) = reason {
+            self.degrade(Instant::now(), reason);
+        }
+        self.answer(None, &Ok(()));
+    }
+
     /// It cannot be said any more that the registry has it.
     pub(super) fn degrade(&self, since: Instant, reason: &Error) {
         self.state.send_modify(|state| {
@@ -152,7 +177,11 @@ impl Entry {
             Ok(registration) => {
                 self.desired = Arc::new(registration);
                 self.due = Instant::now();
-                self.waiting.push(Waiting::Update(reply));
+                let wants = self.desired.clone();
+                self.waiting.push(Waiting {
+                    wants,
+                    caller: Caller::Update(reply),
+                });
             }
             Err(error) => drop(reply.send(Err(error))),
         }
@@ -160,7 +189,12 @@ impl Entry {
 
     fn edited(&self, edit: Edit) -> Result<Registration> {
         let key = self.desired.key();
-        let instance: Instance = edit(self.desired.instance.edit()).build()?;
+        // A panic of the caller's closure must not end the task that serves everybody.
+        let edited = catch_unwind(AssertUnwindSafe(|| edit(self.desired.instance.edit())));
+        let panicked = |_| {
+            Error::new(ErrorKind::Invalid, "the update's closure panicked").with("instance", &key)
+        };
+        let instance: Instance = edited.map_err(panicked)?.build()?;
         if !instance.is(&key) {
             let why = "an update cannot change the service or the id; register anew";
             return Err(Error::new(ErrorKind::Invalid, why).with("instance", key));
@@ -175,12 +209,29 @@ impl Entry {
     pub(super) fn leave(&mut self, reply: Option<oneshot::Sender<Result<()>>>) {
         self.due = Instant::now();
         self.leaving.get_or_insert_default().extend(reply);
-        self.answer(&Err(closed("the registration was taken back")));
+        self.answer(None, &Err(closed("the registration was taken back")));
     }
 
-    pub(super) fn answer(&mut self, result: &Result<()>) {
-        for waiting in self.waiting.drain(..) {
-            waiting.answer(result.clone());
+    /// Whether nobody holds its handle, or ever will: its caller gave up while the first attempt was on its way.
+    pub(super) fn is_abandoned(&self) -> bool {
+        let mut callers = self.waiting.iter().map(|waiting| &waiting.caller);
+        callers.any(|caller| matches!(caller, Caller::Register(reply, _) if reply.is_closed()))
+    }
+
+    /// Answers those who wait for what was attempted, or for something before it; `None`: all.
+    pub(super) fn answer(&mut self, attempted: Option<&Arc<Registration>>, result: &Result<()>) {
+        let count = match attempted {
+            None => self.waiting.len(),
+            Some(attempted) => {
+                let last = self
+                    .waiting
+                    .iter()
+                    .rposition(|waiting| Arc::ptr_eq(&waiting.wants, attempted));
+                last.map_or(0, |last| last + 1)
+            }
+        };
+        for waiting in self.waiting.drain(..count) {
+            waiting.caller.answer(result.clone());
         }
     }
 }

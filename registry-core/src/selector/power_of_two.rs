@@ -37,9 +37,21 @@ struct Choice {
 }
 
 impl Choice {
-    /// Calls in flight and the one to come.
-    fn busy(&self) -> f32 {
-        (self.load.in_flight() + 1) as f32
+    /// The one with fewer calls for its weight; of two that are equal, each as often as its weight says.
+    fn or<'a>(&'a self, other: &'a Self) -> &'a Self {
+        let (mine, theirs) = (self.load() * other.weight, other.load() * self.weight);
+        let chosen = if self.weight == other.weight {
+            // The order of the two is random already.
+            mine <= theirs
+        } else {
+            mine < theirs
+                || mine == theirs && fastrand::f32() * (self.weight + other.weight) < self.weight
+        };
+        if chosen { self } else { other }
+    }
+
+    fn load(&self) -> f32 {
+        self.load.in_flight() as f32
     }
 }
 
@@ -50,9 +62,7 @@ impl PowerOfTwoPicker {
             .choices
             .iter()
             .filter(|choice| request.admits(choice.member));
-        let idlest =
-            admitted.min_by(|a, b| (a.busy() * b.weight).total_cmp(&(b.busy() * a.weight)));
-        idlest.map(|choice| choice.slot)
+        admitted.reduce(Choice::or).map(|choice| choice.slot)
     }
 }
 
@@ -64,11 +74,7 @@ impl Picker for PowerOfTwoPicker {
             choices => {
                 let (first, second) = two_of(choices.len());
                 let (first, second) = (&choices[first], &choices[second]);
-                if first.busy() * second.weight <= second.busy() * first.weight {
-                    first
-                } else {
-                    second
-                }
+                first.or(second)
             }
         };
         if request.admits(chosen.member) {

@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{Id, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::RegistrarConfig;
-use super::entry::{Entry, Waiting};
+use super::entry::{Caller, Entry, Waiting};
 use super::handle::RegistrationHandle;
 use crate::backoff::{Gate, Pass, Passage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{InstanceBuilder, InstanceKey};
 use crate::registration::{Held, Registered, Registration, Renewal};
 use crate::registry::Registry;
-use crate::time::{NEVER, after, within};
+use crate::time::{NEVER, after, caught, within};
 
 /// Most registrations and deregistrations on their way at once.
 const CONCURRENT: usize = 128;
@@ -68,9 +68,9 @@ pub(super) struct Task {
     entries: HashMap<InstanceKey, Entry>,
     serial: u64,
     gate: Arc<Gate>,
+    /// The last error that may have closed the gate.
+    away: Option<Error>,
     running: JoinSet<Done>,
-    /// Whose call runs in which task, for one that panics; `None` is the renewal.
-    keys: HashMap<Id, Option<InstanceKey>>,
     renewing: bool,
     listen_after: Instant,
     closing: Option<(Instant, Vec<oneshot::Sender<Result<()>>>)>,
@@ -89,8 +89,8 @@ impl Task {
             entries: HashMap::new(),
             serial: 0,
             gate: Arc::default(),
+            away: None,
             running: JoinSet::new(),
-            keys: HashMap::new(),
             renewing: false,
             listen_after: Instant::now(),
             closing: None,
@@ -118,8 +118,8 @@ impl Task {
                         self.close(after(self.config.drop_timeout), None);
                     }
                 },
-                Some(done) = self.running.join_next_with_id() => self.note(done),
-                () = self.registry.lost(), if listening => self.heed_loss(),
+                Some(Ok(done)) = self.running.join_next() => self.note(done),
+                lost = lost(&*self.registry), if listening => self.heed_loss(&lost),
                 () = sleep_until(wake) => {}
             }
         }
@@ -180,18 +180,29 @@ impl Task {
             return;
         }
         let key = registration.key();
-        match self.entries.get_mut(&key) {
-            None => self.begin(key, registration, reply),
-            Some(entry) if entry.leaving.is_some() && entry.successor.is_none() => {
-                entry.successor = Some((registration, reply));
-            }
-            Some(_) => {
-                let error = Error::new(
-                    ErrorKind::Conflict,
-                    "this registrar holds the id already; update its handle, or choose another id",
-                );
-                let _ = reply.send(Err(error.with("instance", key)));
-            }
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return self.begin(key, registration, reply);
+        };
+        if entry.is_abandoned() {
+            entry.leave(None);
+        }
+        if entry.leaving.is_none()
+            || entry
+                .successor
+                .as_ref()
+                .is_some_and(|(_, reply)| !reply.is_closed())
+        {
+            let why =
+                "this registrar holds the id already; update its handle, or choose another id";
+            let _ = reply.send(Err(
+                Error::new(ErrorKind::Conflict, why).with("instance", key)
+            ));
+            return;
+        }
+        entry.successor = Some((registration, reply));
+        // Registering replaces what the last one left: there is nothing to wait for but a call on its way.
+        if !entry.busy {
+            self.forget(&key);
         }
     }
 
@@ -215,7 +226,11 @@ impl Task {
             commands,
             visible,
         );
-        entry.waiting.push(Waiting::Register(reply, handle));
+        let wants = entry.desired.clone();
+        entry.waiting.push(Waiting {
+            wants,
+            caller: Caller::Register(reply, handle),
+        });
         self.entries.insert(key, entry);
     }
 
@@ -242,7 +257,7 @@ impl Task {
         let now = Instant::now();
         let mut wake = now + NEVER;
         let mut renewals = false;
-        let mut calls = Vec::new();
+        let (mut urgent, mut calls) = (Vec::new(), Vec::new());
         for (key, entry) in &self.entries {
             if entry.busy {
                 continue;
@@ -252,6 +267,8 @@ impl Task {
                 wake = wake.min(entry.due);
             } else if renewal {
                 renewals = true;
+            } else if entry.is_awaited() || self.closing.is_some() {
+                urgent.push(key.clone());
             } else {
                 calls.push(key.clone());
             }
@@ -259,59 +276,55 @@ impl Task {
         if let Some((deadline, _)) = &self.closing {
             wake = wake.min(*deadline);
         }
-        for key in calls {
-            if self.running.len() >= CONCURRENT {
-                break;
-            }
-            if let Err(later) = self.start_call(key) {
-                wake = later.map_or(wake, |later| wake.min(later));
-                break;
-            }
-        }
+        // Renewals first: what is registered must not lapse because something else cannot be.
         if renewals && !self.renewing {
             match self.gate.ask() {
                 Passage::Go(pass) => self.start_renewal(now, pass),
                 Passage::At(later) => wake = wake.min(later),
-                Passage::Wait => {}
+            }
+        }
+        for key in urgent.into_iter().chain(calls) {
+            if self.running.len() >= CONCURRENT {
+                break;
+            }
+            if let Err(later) = self.start_call(key) {
+                wake = wake.min(later);
             }
         }
         wake
     }
 
-    /// Starts what one entry needs; an error says when the gate opens, if that is known.
-    fn start_call(&mut self, key: InstanceKey) -> Result<(), Option<Instant>> {
+    /// Starts what one entry needs; an error says when to ask the gate again.
+    fn start_call(&mut self, key: InstanceKey) -> Result<(), Instant> {
         let Some(entry) = self.entries.get_mut(&key) else {
             return Ok(());
         };
-        // Somebody who waits for a deregistration gets an attempt at once, whatever the gate says.
-        let awaited = entry
-            .leaving
-            .as_ref()
-            .is_some_and(|waiting| !waiting.is_empty());
+        let awaited = entry.is_awaited() || self.closing.is_some();
         let pass = match self.gate.ask() {
             Passage::Go(pass) => pass,
             _ if awaited => self.gate.pass_anyway(),
-            Passage::At(later) => return Err(Some(later)),
-            Passage::Wait => return Err(None),
+            Passage::At(later) => {
+                // Whoever waits for an attempt would wait for the end of the outage.
+                entry.put_off(self.away.as_ref());
+                return Err(later);
+            }
         };
         entry.busy = true;
         let (registry, limit) = (self.registry.clone(), self.config.attempt_timeout);
-        let task = if entry.leaving.is_some() {
-            let key = key.clone();
+        if entry.leaving.is_some() {
             self.running.spawn(async move {
                 let result = within(limit, registry.deregister(&key)).await;
                 pass.settle(&result);
                 Done::Deregistered(key, result)
-            })
+            });
         } else {
-            let (key, desired) = (key.clone(), entry.desired.clone());
+            let desired = entry.desired.clone();
             self.running.spawn(async move {
                 let result = within(limit, registry.register(&desired)).await;
                 pass.settle(&result);
                 Done::Registered(key, desired, result)
-            })
-        };
-        self.keys.insert(task.id(), Some(key));
+            });
+        }
         Ok(())
     }
 
@@ -332,7 +345,7 @@ impl Task {
             .collect();
         self.renewing = true;
         let (registry, limit) = (self.registry.clone(), self.config.attempt_timeout);
-        let task = self.running.spawn(async move {
+        self.running.spawn(async move {
             let results = match within(limit, async { Ok(registry.renew(&held).await) }).await {
                 Ok(results) if results.len() == held.len() => results,
                 Ok(_) => {
@@ -350,17 +363,29 @@ impl Task {
             }
             Done::Renewed(held, results)
         });
-        self.keys.insert(task.id(), None);
     }
 
     /// The plugin says that something may be lost: renew everything now.
-    fn heed_loss(&mut self) {
+    fn heed_loss(&mut self, lost: &Result<()>) {
         let now = Instant::now();
+        if let Err(error) = lost {
+            tracing::warn!(%error, "the plugin cannot tell what it lost");
+            self.listen_after = now + NEVER;
+            return;
+        }
         self.listen_after = now + LOSS_PAUSE;
         for entry in self.entries.values_mut() {
             entry.due = entry.due.min(now);
         }
     }
+}
+
+async fn lost(registry: &dyn Registry) -> Result<()> {
+    caught(async {
+        registry.lost().await;
+        Ok(())
+    })
+    .await
 }
 
 pub(super) fn closed(what: &str) -> Error {

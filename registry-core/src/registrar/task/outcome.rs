@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::task::{Id, JoinError};
 use tokio::time::Instant;
 
 use super::{Done, Task, closed};
@@ -12,25 +11,11 @@ use crate::registrar::RegistrationState;
 use crate::registration::{Held, Registered, Registration, Renewal};
 
 impl Task {
-    pub(super) fn note(&mut self, done: Result<(Id, Done), JoinError>) {
+    pub(super) fn note(&mut self, done: Done) {
         match done {
-            Ok((id, done)) => {
-                self.keys.remove(&id);
-                match done {
-                    Done::Registered(key, published, result) => {
-                        self.registered(key, published, result)
-                    }
-                    Done::Deregistered(key, result) => self.deregistered(key, result),
-                    Done::Renewed(held, results) => self.renewed(held, results),
-                }
-            }
-            Err(panic) => {
-                let error = Error::new(ErrorKind::Protocol, "the plugin panicked; report this");
-                match self.keys.remove(&panic.id()) {
-                    Some(Some(key)) => self.call_failed(&key, &error.because(panic)),
-                    _ => self.renewing = false,
-                }
-            }
+            Done::Registered(key, published, result) => self.registered(key, published, result),
+            Done::Deregistered(key, result) => self.deregistered(key, result),
+            Done::Renewed(held, results) => self.renewed(held, results),
         }
     }
 
@@ -44,18 +29,19 @@ impl Task {
             return;
         };
         entry.busy = false;
+        if entry.successor.is_some() {
+            return self.forget(&key);
+        }
         if entry.leaving.is_some() {
             // Whether it succeeded or not, it may have reached the registry: it is taken back at once.
             return entry.due = Instant::now();
         }
         match result {
             Ok(registered) => {
-                entry.confirm(registered, published, self.config.verify_interval);
-                if entry.is_published() {
-                    entry.answer(&Ok(()));
-                }
+                entry.confirm(registered, published.clone(), self.config.verify_interval);
+                entry.answer(Some(&published), &Ok(()));
             }
-            Err(error) => self.register_failed(&key, &error),
+            Err(error) => self.register_failed(&key, &published, &error),
         }
     }
 
@@ -64,17 +50,17 @@ impl Task {
             Ok(()) => self.forget(&key),
             // A closed registry holds nothing of ours, or will soon not.
             Err(error) if error.kind() == ErrorKind::Closed => self.forget(&key),
-            Err(error) => self.call_failed(&key, &error),
+            Err(error) => self.deregister_failed(&key, &error),
         }
     }
 
     /// Ends an entry: nothing of it is left at the registry.
-    fn forget(&mut self, key: &InstanceKey) {
+    pub(super) fn forget(&mut self, key: &InstanceKey) {
         let Some(mut entry) = self.entries.remove(key) else {
             return;
         };
         entry.state.send_replace(RegistrationState::Deregistered);
-        entry.answer(&Err(closed("the registration was taken back")));
+        entry.answer(None, &Err(closed("the registration was taken back")));
         for reply in entry.leaving.into_iter().flatten() {
             let _ = reply.send(Ok(()));
         }
@@ -83,24 +69,26 @@ impl Task {
         }
     }
 
-    fn call_failed(&mut self, key: &InstanceKey, error: &Error) {
+    fn deregister_failed(&mut self, key: &InstanceKey, error: &Error) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
         entry.busy = false;
-        match &mut entry.leaving {
-            None => self.register_failed(key, error),
-            Some(waiting) => {
-                for reply in waiting.drain(..) {
-                    let _ = reply.send(Err(error.clone()));
-                }
-                entry.degrade(Instant::now(), error);
-                entry.retry_later(error);
-            }
+        for reply in entry
+            .leaving
+            .iter_mut()
+            .flat_map(|waiting| waiting.drain(..))
+        {
+            let _ = reply.send(Err(error.clone()));
+        }
+        entry.degrade(Instant::now(), error);
+        entry.retry_later(error);
+        if entry.successor.is_some() {
+            self.forget(key);
         }
     }
 
-    fn register_failed(&mut self, key: &InstanceKey, error: &Error) {
+    fn register_failed(&mut self, key: &InstanceKey, attempted: &Arc<Registration>, error: &Error) {
         tracing::debug!(instance = %key, %error, "an attempt to register failed");
         let Some(entry) = self.entries.get_mut(key) else {
             return;
@@ -108,20 +96,28 @@ impl Task {
         if error.is_temporary() {
             entry.degrade(Instant::now(), error);
             entry.retry_later(error);
-            entry.answer(&Ok(()));
-            return self.degrade_overdue(error);
+            entry.answer(None, &Ok(()));
+            return self.note_away(error);
+        }
+        if !Arc::ptr_eq(attempted, &entry.desired) {
+            // What is wanted now was not refused.
+            entry.answer(Some(attempted), &Err(error.clone()));
+            return entry.due = Instant::now();
         }
         let Some(accepted) = entry.accepted.clone() else {
             return self.refuse(key, error);
         };
-        if Arc::ptr_eq(&accepted, &entry.desired) {
+        if Arc::ptr_eq(&accepted, attempted) {
             entry.degrade(Instant::now(), error);
-        } else {
-            // An update that is refused is undone.
-            entry.desired = accepted;
         }
+        // An update that is refused is undone.
+        entry.desired = accepted;
         entry.retry_later(error);
-        entry.answer(&Err(error.clone()));
+        if entry.is_published() {
+            entry.backoff.reset();
+            entry.due = Instant::now();
+        }
+        entry.answer(None, &Err(error.clone()));
     }
 
     /// Ends an entry that the registry refused from the start.
@@ -130,11 +126,12 @@ impl Task {
             return;
         };
         entry.state.send_replace(RegistrationState::Deregistered);
-        entry.answer(&Err(error.clone()));
+        entry.answer(None, &Err(error.clone()));
     }
 
     fn renewed(&mut self, held: Vec<Held>, results: Vec<Result<Renewal>>) {
         self.renewing = false;
+        let mut away = None;
         for (held, result) in held.into_iter().zip(results) {
             let Some(entry) = self.entries.get_mut(&held.registered.key) else {
                 continue;
@@ -153,10 +150,9 @@ impl Task {
                     entry.confirm(registered, held.registration, self.config.verify_interval)
                 }
                 Ok(Renewal::Unknown) => {
-                    let reason = Error::new(
-                        ErrorKind::Lost,
-                        "the registry no longer knows the registration",
-                    );
+                    let why = "the registry forgot the registration; it is being registered again";
+                    let reason = Error::new(ErrorKind::Unavailable, why)
+                        .with("instance", &held.registered.key);
                     tracing::warn!(instance = %held.registered.key, "the registry forgot a registration; registering again");
                     entry.held = None;
                     entry.due = Instant::now();
@@ -166,19 +162,23 @@ impl Task {
                     if error.kind() == ErrorKind::Conflict {
                         entry.held = None;
                     }
-                    if entry.is_overdue() {
-                        entry.degrade(entry.confirmed, &error);
-                    } else if !error.is_temporary() {
+                    if error.is_temporary() {
+                        away = Some(error.clone());
+                    } else {
                         entry.degrade(Instant::now(), &error);
                     }
                     entry.retry_later(&error);
                 }
             }
         }
+        if let Some(error) = away {
+            self.note_away(&error);
+        }
     }
 
     /// While the registry is away, TTLs run out.
-    fn degrade_overdue(&self, error: &Error) {
+    fn note_away(&mut self, error: &Error) {
+        self.away = Some(error.clone());
         for entry in self.entries.values().filter(|entry| entry.is_overdue()) {
             entry.degrade(entry.confirmed, error);
         }
