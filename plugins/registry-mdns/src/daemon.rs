@@ -62,7 +62,8 @@ impl Daemon {
 
     /// Announces a record, or announces it again. Only the daemon's reports tell what comes of it.
     pub(crate) async fn register(&self, record: &ServiceInfo) -> Result<()> {
-        queued(|| self.service.register(record.clone())).await
+        let command = || self.service.register(record.clone());
+        queued(command).await.map_err(failed)
     }
 
     /// Says goodbye for records, twice. An unknown one is no error, and neither is a daemon that ended: its records
@@ -77,8 +78,8 @@ impl Daemon {
             for full_name in some {
                 match queued(|| self.service.unregister(full_name)).await {
                     Ok(answer) => answers.push(answer),
-                    Err(error) if error.kind() == ErrorKind::Lost => return Ok(()),
-                    Err(error) => return Err(error),
+                    Err(MdnsError::DaemonShutdown) => return Ok(()),
+                    Err(error) => return Err(failed(error)),
                 }
             }
             let all = async {
@@ -108,20 +109,22 @@ impl Daemon {
 
     /// Looks for the instances of our type. A second call takes the events away from the first.
     pub(crate) async fn browse(&self) -> Result<Receiver<ServiceEvent>> {
-        queued(|| self.service.browse(SERVICE_TYPE)).await
+        let command = || self.service.browse(SERVICE_TYPE);
+        queued(command).await.map_err(failed)
     }
 
     /// Asks whether an instance is still there; silence for `wait` removes it.
     pub(crate) async fn verify(&self, full_name: &str, wait: Duration) -> Result<()> {
-        queued(|| self.service.verify(full_name.to_owned(), wait)).await
+        let command = || self.service.verify(full_name.to_owned(), wait);
+        queued(command).await.map_err(failed)
     }
 
     /// Says goodbye for all that is left and ends the daemon, within a bounded time.
     pub(crate) async fn shut_down(&self) -> Result<()> {
         let done = match queued(|| self.service.shutdown()).await {
             Ok(done) => done,
-            Err(error) if error.kind() == ErrorKind::Lost => return Ok(()),
-            Err(error) => return Err(error),
+            Err(MdnsError::DaemonShutdown) => return Ok(()),
+            Err(error) => return Err(failed(error)),
         };
         // An error says that its thread is gone already.
         let _ = timeout(COMMAND_TIMEOUT, done.recv_async()).await;
@@ -175,22 +178,23 @@ fn kind(interface: &Interface) -> IfKind {
 }
 
 /// Gives the daemon a command, waiting for room in its queue.
-async fn queued<T>(command: impl Fn() -> mdns_sd::Result<T> + Send + Sync) -> Result<T> {
+async fn queued<T>(command: impl Fn() -> mdns_sd::Result<T> + Send + Sync) -> mdns_sd::Result<T> {
     let deadline = Instant::now() + COMMAND_TIMEOUT;
     loop {
         match command() {
             Err(MdnsError::Again) if Instant::now() < deadline => {
                 sleep(Duration::from_millis(1)).await;
             }
-            result => return result.map_err(failed),
+            result => return result,
         }
     }
 }
 
 fn failed(error: MdnsError) -> Error {
-    match error {
-        MdnsError::DaemonShutdown => Error::new(ErrorKind::Lost, "the mDNS daemon ended"),
-        MdnsError::Again => Error::new(ErrorKind::Unavailable, "the mDNS daemon is busy"),
-        error => Error::new(ErrorKind::Unavailable, "the mDNS daemon failed").because(error),
-    }
+    let message = match &error {
+        MdnsError::DaemonShutdown => "the mDNS daemon ended",
+        MdnsError::Again => "the mDNS daemon is busy",
+        _ => "the mDNS daemon failed",
+    };
+    Error::new(ErrorKind::Unavailable, message).because(error)
 }
