@@ -34,7 +34,7 @@
 //! - The TXT record takes [1200 bytes](MAX_RECORD), so that an instance fits one packet, and 255 bytes for one pair.
 //!   Keys of metadata that differ by case alone are refused, since TXT keys have no case.
 //! - Some hundreds of instances on a link are what it is made for. Where there are more than 400, the first snapshot
-//!   takes 3.25 s in place of 1.25 s; from 1500 on, answers get lost in the sockets and instances are found late.
+//!   takes 3.25 s in place of 1.25 s; beyond about 1000, answers overflow sockets and instances are found late.
 //! - An instance whose process dies without a goodbye is seen for 120 s; [`recheck`] asks for it and makes it go
 //!   in 2 s.
 //! - Nothing is encrypted or signed: who is on the link can announce, change and withdraw what he likes.
