@@ -360,3 +360,27 @@ async fn no_configuration_is_too_long_a_time() {
     sleep(HOUR).await;
     assert_eq!(ids(&view), ["a", "b"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_service_that_hangs_or_panics_is_alone_with_it() {
+    for panics in [false, true] {
+        let registry = Scripted::new();
+        registry.spoil("spoilt", panics);
+        let discovery = Discovery::new(registry.clone());
+        let _spoilt = discovery.service("spoilt").await.unwrap();
+        let mut views = Vec::new();
+        for i in 0..20 {
+            views.push(discovery.service(format!("s{i}")).await.unwrap());
+        }
+        registry.memory.set_outage(true);
+        sleep(30 * SECOND).await;
+        registry.memory.set_outage(false);
+        eventually(20 * SECOND, "all others are fresh", async || {
+            views
+                .iter()
+                .all(|view| view.snapshot().freshness.is_fresh())
+                .then_some(())
+        })
+        .await;
+    }
+}

@@ -440,3 +440,97 @@ async fn no_time_is_too_long_or_too_short() {
     assert!(calls <= 450, "{calls} calls in 10 s");
     registrar.close(Duration::MAX).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_register_that_hangs_lets_nothing_else_lapse() {
+    for panics in [false, true] {
+        let registry = Scripted::new();
+        let registrar = Registrar::new(registry.clone());
+        let mut handles = Vec::new();
+        for i in 0..10 {
+            let registration = Registration::new(greeter(&i.to_string()))
+                .unwrap()
+                .ttl(3 * SECOND);
+            handles.push(registrar.register(registration).await.unwrap());
+        }
+        registry.spoil("spoilt", panics);
+        handles.push(registrar.register(greeter("spoilt")).await.unwrap());
+        for _ in 0..600 {
+            sleep(SECOND / 5).await;
+            assert_eq!(
+                lookup(&*registry, "greeter").await.len(),
+                10,
+                "panics: {panics}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_is_free_as_soon_as_its_caller_gave_up() {
+    let registry = Scripted::new();
+    let registrar = Registrar::new(registry.clone());
+    registry.hang(true);
+    registrar
+        .register_within(greeter("a"), SECOND)
+        .await
+        .unwrap_err();
+    registry.hang(false);
+    let handle = registrar
+        .register_within(greeter("a"), 10 * SECOND)
+        .await
+        .unwrap();
+    registry.memory.set_outage(true);
+    drop(handle);
+    sleep(SECOND).await;
+    let handle = timeout(SECOND, registrar.register(greeter("a")))
+        .await
+        .expect("answered")
+        .unwrap();
+    registry.memory.set_outage(false);
+    timeout(6 * SECOND, handle.watch().wait_for(is_registered))
+        .await
+        .expect("registered")
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_update_costs_nothing() {
+    let registry = Scripted::new();
+    let registrar = Registrar::new(registry.clone());
+    let registration = Registration::new(greeter("a")).unwrap().ttl(2 * SECOND);
+    let handle = registrar.register(registration).await.unwrap();
+    registry.lie(Some(ErrorKind::Denied));
+    handle
+        .update(|instance| instance.weight(9))
+        .await
+        .unwrap_err();
+    registry.lie(None);
+    for _ in 0..100 {
+        sleep(SECOND / 5).await;
+        assert_eq!(lookup(&*registry, "greeter").await.len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_an_update_is_its_callers_error() {
+    let registry = Scripted::new();
+    let registrar = Registrar::new(registry.clone());
+    let handle = registrar.register(greeter("a")).await.unwrap();
+    let error = handle.update(|_| panic!("of the test")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    sleep(60 * SECOND).await;
+    assert!(is_registered(&handle.state()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_nobody_could_see_is_an_error() {
+    let registry = Scripted::new();
+    let registrar = Registrar::new(registry.clone());
+    let handle = registrar.register(greeter("a")).await.unwrap();
+    registry.memory.set_outage(true);
+    assert_eq!(
+        handle.drain().await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
+}

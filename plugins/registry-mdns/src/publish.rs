@@ -185,7 +185,7 @@ impl Publisher {
         };
         let message = format!(
             "mDNS announces an address within a network of this machine alone, and {foreign} is in none of: {networks}; \
-             announce an address of this machine, see Address::advertise"
+             bind to one of these, or to 127.0.0.1 with loopback=true"
         );
         Err(Error::new(kind, message).with("instance", instance.key()))
     }

@@ -32,7 +32,7 @@ pub struct Instance {
     pub alternates: Vec<Address>,
     /// Whether it may be called.
     pub status: Status,
-    /// Its share of the calls relative to the others; 0 means none. Default 1.
+    /// Its share of the calls relative to the others, for selectors that heed it; 0 means none. Default 1.
     pub weight: u16,
     /// The failure domain that it runs in.
     pub zone: Option<Label>,

@@ -113,10 +113,13 @@ impl RegistrationHandle {
     /// while the last ones are finished. Then [`deregister`](Self::deregister).
     ///
     /// # Errors
-    /// As [`update`](Self::update).
+    /// As [`update`](Self::update); and why it could not be published now, when nobody can have seen it.
     pub async fn drain(&self) -> Result<()> {
         self.update(|instance| instance.status(Status::Draining))
             .await?;
+        if let RegistrationState::Degraded { reason, .. } = self.state() {
+            return Err(reason);
+        }
         sleep(self.visible).await;
         Ok(())
     }

@@ -28,11 +28,18 @@ use crate::instance::{Instance, InstanceKey, Label};
 
 /// Builds a picker for the instances of a service, on every change.
 ///
-/// A selector may leave candidates out and give the others to another selector: that is a filter. State that must
+/// A selector may leave candidates out and give the others to another selector, also more than once in one build: that
+/// is a filter. Slots stay valid throughout the build, and a picker that has nobody left says so with `None`. State that must
 /// survive a change is keyed by [`Member`] and lives in the selector, or is its [`Load`].
 pub trait Selector: Send + Sync + 'static {
     /// Builds a picker for these candidates. Called from one task, never during a pick.
     fn build(&self, candidates: &[Candidate<'_>], context: &Context<'_>) -> Built;
+}
+
+impl Selector for Box<dyn Selector> {
+    fn build(&self, candidates: &[Candidate<'_>], context: &Context<'_>) -> Built {
+        (**self).build(candidates, context)
+    }
 }
 
 /// Chooses one candidate per call.

@@ -5,7 +5,7 @@ use super::{
     members,
 };
 
-/// Chooses at random, all with the same chance.
+/// Chooses at random, all with the same chance: of the weights only 0 is heeded.
 ///
 /// Keeps no state at all, so that any number of threads pick without meeting. Needs about ten calls per instance
 /// before shares look even.

@@ -18,7 +18,7 @@ thread_local! {
     static STRIPE: Cell<usize> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed) % STRIPES);
 }
 
-/// Chooses one instance after the other.
+/// Chooses one instance after the other: of the weights only 0 is heeded.
 ///
 /// Each thread goes round on its own, from a random instance on, so that neither threads nor clients wait for each
 /// other or move in step. Its place survives changes of the instances.

@@ -53,10 +53,12 @@ pub(crate) struct Scripted {
 #[derive(Debug, Default)]
 struct Script {
     hang: bool,
-    /// The next registrations reach the server, and this is what the caller hears.
+    /// What the callers of `register` hear.
     lie: Option<ErrorKind>,
     /// Watches tell everything twice.
     stutter: bool,
+    /// Calls about this service, or this instance, hang or panic.
+    spoilt: Option<(String, bool)>,
 }
 
 impl Scripted {
@@ -89,6 +91,18 @@ impl Scripted {
         self.script.lock().unwrap().hang = hang;
     }
 
+    pub(crate) fn spoil(&self, name: &str, panics: bool) {
+        self.script.lock().unwrap().spoilt = Some((name.to_owned(), panics));
+    }
+
+    async fn spoilt(&self, name: &str) {
+        let spoilt = self.script.lock().unwrap().spoilt.clone();
+        if let Some((_, panics)) = spoilt.filter(|(spoilt, _)| spoilt == name) {
+            assert!(!panics, "as the script says");
+            std::future::pending::<()>().await;
+        }
+    }
+
     pub(crate) fn stutter(&self) {
         self.script.lock().unwrap().stutter = true;
     }
@@ -117,11 +131,17 @@ impl Registry for Scripted {
     async fn register(&self, registration: &Registration) -> Result<Registered> {
         self.registers.fetch_add(1, Ordering::Relaxed);
         self.call().await;
-        let registered = self.memory.register(registration).await;
+        self.spoilt(registration.instance.id.as_str()).await;
         let lie = self.script.lock().unwrap().lie;
-        lie.map_or(registered, |kind| {
-            Err(Error::new(kind, "as the script says"))
-        })
+        let told = lie.map(|kind| Error::new(kind, "as the script says"));
+        match told {
+            // What is refused for good has no effect; the answer to what failed for now may have been lost.
+            Some(error) if !error.is_temporary() => Err(error),
+            told => {
+                let registered = self.memory.register(registration).await;
+                told.map_or(registered, Err)
+            }
+        }
     }
 
     async fn renew(&self, held: &[Held]) -> Vec<Result<Renewal>> {
@@ -154,6 +174,9 @@ impl Registry for Scripted {
     async fn watch(&self, scope: &Scope, options: &ReadOptions) -> Result<Box<dyn Watcher>> {
         self.watches.fetch_add(1, Ordering::Relaxed);
         self.call().await;
+        if let Scope::Service(service) = scope {
+            self.spoilt(service.as_str()).await;
+        }
         let watcher = self.memory.watch(scope, options).await?;
         let stutter = self.script.lock().unwrap().stutter;
         self.open.fetch_add(1, Ordering::Relaxed);
