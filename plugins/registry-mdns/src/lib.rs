@@ -35,6 +35,8 @@
 //!   Keys of metadata that differ by case alone are refused, since TXT keys have no case.
 //! - An instance whose process dies without a goodbye is seen for 120 s; [`recheck`] asks for it and makes it go
 //!   in 2 s.
+//! - A client keeps 10,000 records of others and skips the ones beyond, see [`Mdns::skipped`]; one that was skipped is
+//!   read when it changes or is announced anew.
 //! - Nothing is encrypted or signed: who is on the link can announce, change and withdraw what he likes.
 //!
 //! [`recheck`]: registry_core::Registry::recheck
