@@ -30,6 +30,11 @@ const SETTLE_MANY: Duration = Duration::from_millis(3250);
 const MANY: usize = 400;
 /// How long an instance that is rechecked has to answer. It is asked twice, 1 s apart.
 const RECHECK: Duration = Duration::from_secs(2);
+/// How long the lower count of an announcer is taken for the older state. Each state is announced twice, 1 s apart, so
+/// that the second copy of one may come after the first of the next. Not longer: anybody can make up a high count.
+const REORDER: Duration = Duration::from_secs(2);
+/// Most records that are kept: others can make up as many as they like.
+const MAX_RECORDS: usize = 10_000;
 /// Most names of records that could not be read that are remembered, so as to log each once.
 const MAX_NOTED: usize = 1024;
 
@@ -129,6 +134,18 @@ impl Browser {
     fn resolved(&self, record: &ResolvedService) {
         let mut cache = lock(&self.cache);
         let changed = match codec::decode(record) {
+            Ok(_) if cache.is_full_for(&record.fullname) => {
+                self.skipped.fetch_add(1, Ordering::Relaxed);
+                if cache.note_full() {
+                    let name = &record.fullname;
+                    tracing::warn!(
+                        name,
+                        most = MAX_RECORDS,
+                        "there are too many records; this and others are skipped"
+                    );
+                }
+                return;
+            }
             Ok(decoded) => cache.insert(&record.fullname, decoded),
             Err(reason) => {
                 self.skip(&mut cache, &record.fullname, &reason);
@@ -277,6 +294,7 @@ struct Cache {
     names: HashMap<InstanceKey, BTreeSet<(Claim, String)>>,
     rechecked: HashMap<String, Instant>,
     unread: HashSet<String>,
+    noted_full: bool,
 }
 
 #[derive(Debug)]
@@ -284,6 +302,7 @@ struct Cached {
     /// As it was received: mdns-sd knows it in this form alone.
     full_name: String,
     record: Decoded,
+    heard: Instant,
 }
 
 /// Whose record of an instance counts.
@@ -297,7 +316,12 @@ impl Cache {
     /// Takes a record, and gives the instances that it may change.
     fn insert(&mut self, full_name: &str, record: Decoded) -> Vec<InstanceKey> {
         let name = fold(full_name);
-        if let Some(Cached { record: known, .. }) = self.records.get(&name)
+        if let Some(Cached {
+            record: known,
+            heard,
+            ..
+        }) = self.records.get(&name)
+            && heard.elapsed() < REORDER
             && known.announcer == record.announcer
             && known.revision > record.revision
         {
@@ -309,8 +333,12 @@ impl Cache {
             .entry(key.clone())
             .or_default()
             .insert((claim(&record), name.clone()));
-        let full_name = full_name.to_owned();
-        self.records.insert(name, Cached { full_name, record });
+        let cached = Cached {
+            full_name: full_name.to_owned(),
+            record,
+            heard: Instant::now(),
+        };
+        self.records.insert(name, cached);
         if !changed.contains(&key) {
             changed.push(key);
         }
@@ -341,6 +369,16 @@ impl Cache {
         self.rechecked.retain(|_, at| at.elapsed() < 2 * RECHECK);
         self.rechecked.insert(name.clone(), Instant::now());
         Some(self.records.get(name)?.full_name.clone())
+    }
+
+    /// Whether there is no room for a record.
+    fn is_full_for(&self, full_name: &str) -> bool {
+        self.records.len() >= MAX_RECORDS && !self.records.contains_key(&fold(full_name))
+    }
+
+    /// Whether this is the first record that finds no room.
+    fn note_full(&mut self) -> bool {
+        !std::mem::replace(&mut self.noted_full, true)
     }
 
     /// Whether this is the first that is heard of a record that could not be read.
@@ -376,7 +414,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::net::UdpSocket;
 
-    use registry_core::Watcher;
+    use registry_core::{Instance, Watcher};
+    use tokio::time::advance;
 
     use super::*;
 
@@ -392,8 +431,48 @@ mod tests {
             let mut watcher = browser.open(&link, &Scope::All).unwrap();
             watcher.next().await.unwrap();
             let daemon = browser.close().unwrap();
-            assert_eq!(link.shares(&daemon), shared);
+            assert_eq!(daemon.apart, !shared);
             daemon.end();
         }
+    }
+
+    fn record(id: &str, weight: u16, revision: u64) -> ResolvedService {
+        let instance = Instance::new("web", "10.0.0.7:8080").id(id).weight(weight);
+        let info = codec::encode(&instance.build().unwrap(), "0-0-1.local.", revision);
+        info.unwrap().as_resolved_service()
+    }
+
+    fn weight(browser: &Browser) -> u16 {
+        let key = Instance::new("web", "10.0.0.7:8080").id("a").build();
+        let cache = lock(&browser.cache);
+        cache.best(&key.unwrap().key()).unwrap().instance.weight
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_copy_changes_nothing_and_a_made_up_count_not_for_long() {
+        let browser = Browser::default();
+        browser.resolved(&record("a", 1, u64::MAX));
+        advance(Duration::from_secs(1)).await;
+        browser.resolved(&record("a", 2, 7));
+        assert_eq!(weight(&browser), 1);
+        advance(REORDER).await;
+        browser.resolved(&record("a", 3, 8));
+        assert_eq!(weight(&browser), 3);
+    }
+
+    #[test]
+    fn what_is_kept_has_a_limit() {
+        let browser = Browser::default();
+        for i in 0..MAX_RECORDS + 2 {
+            browser.resolved(&record(&format!("i{i}"), 1, 1));
+        }
+        assert_eq!(lock(&browser.cache).records.len(), MAX_RECORDS);
+        assert_eq!(browser.skipped(), 2);
+        assert!(!lock(&browser.cache).note_full());
+        browser.resolved(&record("i7", 2, 2));
+        assert_eq!(browser.skipped(), 2);
+        browser.removed("i7@web._micro._tcp.local.");
+        browser.resolved(&record("a", 5, 1));
+        assert_eq!(weight(&browser), 5);
     }
 }

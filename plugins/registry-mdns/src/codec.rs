@@ -101,6 +101,7 @@ fn addresses(record: &ResolvedService, order: Option<&[IpAddr]>) -> Vec<Address>
         .map(|ip| (rank(ip), host(ip)))
         .collect();
     received.sort_unstable();
+    received.dedup();
     let hosts: Vec<_> = match order {
         None => received.into_iter().map(|(_, host)| host).collect(),
         Some(order) => {
@@ -111,7 +112,9 @@ fn addresses(record: &ResolvedService, order: Option<&[IpAddr]>) -> Vec<Address>
                     .cloned()
                     .collect::<Vec<_>>()
             };
-            order.iter().flat_map(at).collect()
+            let repeated = |i: usize| order[..i].contains(&order[i]);
+            let once = (0..order.len()).filter(|i| !repeated(*i));
+            once.flat_map(|i| at(&order[i])).collect()
         }
     };
     let port = record.port;
@@ -372,6 +375,16 @@ mod tests {
             ))
             .is_ok()
         );
+    }
+
+    #[test]
+    fn an_address_counts_once_however_often_it_is_said() {
+        let order = "addr=10.0.0.9,10.0.0.8,10.0.0.9,10.0.0.8";
+        let record = foreign("x", &["10.0.0.8", "10.0.0.9"], 80, &["service=web", order]);
+        let instance = decode(&record).unwrap().instance;
+        assert_eq!(instance.address.as_str(), "10.0.0.9:80");
+        let alternates: Vec<_> = instance.alternates.iter().map(Address::as_str).collect();
+        assert_eq!(alternates, ["10.0.0.8:80"]);
     }
 
     #[test]

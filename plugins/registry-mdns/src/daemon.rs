@@ -30,6 +30,8 @@ const SECOND_GOODBYE: Duration = Duration::from_millis(150);
 /// A running daemon. Dropping it says goodbye for all that it announces and ends its thread.
 pub(crate) struct Daemon {
     service: ServiceDaemon,
+    /// It serves one name or one browse, and ends with it.
+    pub(crate) apart: bool,
     /// Nobody follows its reports any more, so that it must be given no more records.
     ended: AtomicBool,
 }
@@ -39,6 +41,7 @@ impl Daemon {
     pub(crate) fn start(config: &MdnsConfig) -> Result<(Self, Receiver<DaemonEvent>)> {
         let this = Self {
             service: ServiceDaemon::new_with_port(config.port).map_err(failed)?,
+            apart: false,
             ended: AtomicBool::new(false),
         };
         let only = if config.loopback {

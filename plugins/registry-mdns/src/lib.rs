@@ -37,6 +37,8 @@
 //!   takes 3.25 s in place of 1.25 s; beyond about 1000, answers overflow sockets and instances are found late.
 //! - An instance whose process dies without a goodbye is seen for 120 s; [`recheck`] asks for it and makes it go
 //!   in 2 s.
+//! - A client keeps 10,000 records of others and skips the ones beyond, see [`Mdns::skipped`]; one that was skipped is
+//!   read when it changes or is announced anew.
 //! - Nothing is encrypted or signed: who is on the link can announce, change and withdraw what he likes.
 //!
 //! [`recheck`]: registry_core::Registry::recheck

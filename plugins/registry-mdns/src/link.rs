@@ -53,7 +53,7 @@ impl Link {
             State::Running(daemon) => daemon.end(),
             State::Idle => {}
         }
-        let daemon = self.start()?;
+        let daemon = self.start(false)?;
         *state = State::Running(daemon.clone());
         Ok(daemon)
     }
@@ -64,12 +64,7 @@ impl Link {
         if matches!(*state, State::Closed) {
             return Err(closed());
         }
-        self.start()
-    }
-
-    /// Whether it is the shared daemon and runs.
-    pub(crate) fn shares(&self, daemon: &Arc<Daemon>) -> bool {
-        matches!(&*self.lock(), State::Running(shared) if Arc::ptr_eq(shared, daemon))
+        self.start(true)
     }
 
     /// Fences everything off; gives the daemon for the last words, the first time.
@@ -80,8 +75,9 @@ impl Link {
         }
     }
 
-    fn start(&self) -> Result<Arc<Daemon>> {
-        let (daemon, reports) = Daemon::start(&self.config)?;
+    fn start(&self, apart: bool) -> Result<Arc<Daemon>> {
+        let (mut daemon, reports) = Daemon::start(&self.config)?;
+        daemon.apart = apart;
         let daemon = Arc::new(daemon);
         let follower = Follower {
             config: self.config.clone(),

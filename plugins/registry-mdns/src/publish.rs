@@ -116,33 +116,28 @@ impl Publisher {
         }
     }
 
-    /// Takes everything back and ends the daemons.
-    pub(crate) async fn close(&self) -> Result<()> {
+    /// Takes everything back and ends the daemons, the one that listened too.
+    pub(crate) async fn close(&self, listening: Option<Arc<Daemon>>) -> Result<()> {
         let shared = self.link.close();
         let records = self.link.records.clear();
-        if let Some(daemon) = shared {
+        let ending = Ending::new(shared.as_ref(), &records, listening.as_ref());
+        let mut said = Ok(());
+        if let Some(daemon) = &shared {
             let names: Vec<_> = records
                 .iter()
-                .filter(|record| Arc::ptr_eq(&record.daemon, &daemon))
+                .filter(|record| Arc::ptr_eq(&record.daemon, daemon))
                 .map(|record| record.info.get_fullname())
                 .collect();
-            let said = daemon.unregister(&names).await;
-            daemon.shut_down().await?;
-            said?;
+            said = daemon.unregister(&names).await;
         }
-        for record in records {
-            record.daemon.shut_down().await?;
-        }
-        Ok(())
+        said.and(ending.shut_down().await)
     }
 
     /// The same where nothing can be awaited.
-    pub(crate) fn end(&self) {
+    pub(crate) fn end(&self, listening: Option<Arc<Daemon>>) {
         let shared = self.link.close();
         let records = self.link.records.clear();
-        for daemon in records.iter().map(|record| &record.daemon).chain(&shared) {
-            daemon.end();
-        }
+        drop(Ending::new(shared.as_ref(), &records, listening.as_ref()));
     }
 
     /// What is announced under this name now, past what cannot be announced under it any more.
@@ -285,7 +280,7 @@ impl Publisher {
         self.link.records.leaving(record);
         record.daemon.unregister(&[full_name]).await?;
         self.link.records.remove(full_name);
-        if !self.link.shares(&record.daemon) {
+        if record.daemon.apart {
             record.daemon.shut_down().await?;
         }
         Ok(())
@@ -307,13 +302,55 @@ impl Drop for Attempt<'_> {
         }
         let full_name = self.record.info.get_fullname();
         self.link.records.leaving(&self.record);
-        if !self.link.shares(&self.record.daemon) {
+        if self.record.daemon.apart {
             self.record.daemon.end();
         } else if !self.record.daemon.unregister_now(full_name) {
             // It stays among the records, so that the next call or `close` takes it back.
             return;
         }
         self.link.records.remove(full_name);
+    }
+}
+
+/// Daemons that nobody else will end. Where a call that ends them fails or is dropped, they end with this.
+struct Ending(Vec<Arc<Daemon>>);
+
+impl Ending {
+    fn new(
+        shared: Option<&Arc<Daemon>>,
+        records: &[Record],
+        listening: Option<&Arc<Daemon>>,
+    ) -> Self {
+        let mut daemons: Vec<Arc<Daemon>> = Vec::new();
+        let of_records = records.iter().map(|record| &record.daemon);
+        for daemon in of_records.chain(shared).chain(listening) {
+            if !daemons.iter().any(|known| Arc::ptr_eq(known, daemon)) {
+                daemons.push(daemon.clone());
+            }
+        }
+        Self(daemons)
+    }
+
+    /// Ends them all; gives the first error.
+    async fn shut_down(mut self) -> Result<()> {
+        let mut result = Ok(());
+        while let Some(daemon) = self.0.last() {
+            let ended = daemon.shut_down().await;
+            if ended.is_err() {
+                daemon.end();
+            }
+            self.0.pop();
+            result = result.and(ended);
+        }
+        result
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        for daemon in &self.0 {
+            daemon.end();
+        }
     }
 }
 

@@ -48,7 +48,8 @@ impl Mdns {
         })
     }
 
-    /// How many records of our type were skipped so far because they could not be read as an instance.
+    /// How many records of our type were skipped so far because they could not be read as an instance, or were too
+    /// many.
     pub fn skipped(&self) -> u64 {
         self.browser.skipped()
     }
@@ -140,21 +141,14 @@ impl Registry for Mdns {
     async fn close(&self) -> Result<()> {
         let _closing = self.closing.lock().await;
         let listening = self.browser.close();
-        self.publisher.close().await?;
-        match listening {
-            Some(daemon) => daemon.shut_down().await,
-            None => Ok(()),
-        }
+        self.publisher.close(listening).await
     }
 }
 
 impl Drop for Mdns {
     fn drop(&mut self) {
         let listening = self.browser.close();
-        self.publisher.end();
-        if let Some(daemon) = listening {
-            daemon.end();
-        }
+        self.publisher.end(listening);
     }
 }
 
@@ -171,7 +165,7 @@ mod tests {
     use std::net::UdpSocket;
 
     use registry_core::ErrorKind;
-    use tokio::time::timeout;
+    use tokio::time::{Instant, sleep, timeout};
 
     use super::*;
 
@@ -286,6 +280,50 @@ mod tests {
                 .len(),
             1
         );
+    }
+
+    #[tokio::test]
+    async fn a_close_that_is_dropped_ends_the_daemon() {
+        let client = client();
+        client.register(&registration()).await.unwrap();
+        let scope = Scope::All;
+        let mut watcher = client.watch(&scope, &ReadOptions::default()).await.unwrap();
+        watcher.next().await.unwrap();
+        let daemon = Arc::downgrade(&client.link.daemon().unwrap());
+
+        // The second goodbyes alone take longer.
+        assert!(
+            timeout(Duration::from_millis(20), client.close())
+                .await
+                .is_err()
+        );
+        client.close().await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while daemon.strong_count() > 0 {
+            assert!(Instant::now() < deadline, "the daemon is held for ever");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_register_that_ends_during_a_close_leaves_the_daemon_to_it() {
+        let client = client();
+        let wanted = registration();
+        let registering = timeout(Duration::from_millis(100), client.register(&wanted));
+        let mut registering = Box::pin(registering);
+        assert!(
+            timeout(Duration::from_millis(50), &mut registering)
+                .await
+                .is_err()
+        );
+        let daemon = client.link.close().unwrap();
+        drop(registering);
+        let events = daemon.browse().await.unwrap();
+        timeout(Duration::from_secs(1), events.recv_async())
+            .await
+            .unwrap()
+            .unwrap();
+        daemon.shut_down().await.unwrap();
     }
 
     #[test]
