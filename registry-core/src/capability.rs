@@ -87,8 +87,11 @@ pub struct Windows {
     pub visible: Duration,
     /// From `deregister` to its absence there.
     pub gone: Duration,
-    /// From the death of the registrant to its absence; `None`: never by itself.
+    /// From the death of the registrant until nobody calls it any more: it is absent, or its status is `Down`;
+    /// `None`: never by itself.
     pub crash: Option<Window>,
+    /// From the death of the registrant to its absence; `None`: never by itself.
+    pub removed: Option<Window>,
     /// From the server's forgetting a live registrant to its presence; `None`: the server cannot forget.
     pub reregister: Option<Window>,
     /// From the opening of a watch to its first snapshot.
@@ -149,6 +152,7 @@ impl Capability {
                 visible: SECOND,
                 gone: SECOND,
                 crash: None,
+                removed: None,
                 reregister: None,
                 settle: SECOND,
             },
@@ -163,8 +167,8 @@ impl Capability {
     /// Refuses a registration that this backend cannot honour. A plugin calls it before any I/O.
     ///
     /// # Errors
-    /// `Unsupported` for a check that the registry cannot run, `Invalid` for a TTL of 0 or over a year and for metadata beyond
-    /// the [`Limits`]; the error names the limit.
+    /// `Unsupported` for a check that the registry cannot run, `Invalid` for a check or a TTL of 0, for a TTL over a
+    /// year and for metadata beyond the [`Limits`]; the error names the limit.
     pub fn admit(&self, registration: &Registration) -> Result<()> {
         let key = registration.key();
         if registration
@@ -175,6 +179,14 @@ impl Capability {
             return Err(Error::new(ErrorKind::Invalid, why).with("instance", key));
         }
         for check in &registration.checks {
+            if check.interval.is_zero()
+                || check.timeout.is_zero()
+                || check.passes == 0
+                || check.failures == 0
+            {
+                let why = "a check is refused; its interval, timeout, passes and failures are more than 0";
+                return Err(Error::new(ErrorKind::Invalid, why).with("instance", key));
+            }
             let check = Check::from(&check.kind);
             if !self.checks.contains(&check) {
                 return Err(Error::new(

@@ -18,6 +18,7 @@ mod registry;
 mod selector;
 mod target;
 mod time;
+mod tls;
 mod watcher;
 
 pub use async_trait::async_trait;
@@ -41,4 +42,5 @@ pub use selector::{
     Random, RoundRobin, Selector, Slot,
 };
 pub use target::{Options, RegistryUrl};
+pub use tls::TlsConfig;
 pub use watcher::{Change, Scope, Watcher};

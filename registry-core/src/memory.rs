@@ -260,6 +260,7 @@ impl Registry for Memory {
             ttl_times: 1,
             plus: Duration::from_secs(1),
         });
+        capability.windows.removed = capability.windows.crash;
         capability.windows.reregister = Some(Window::fixed(Duration::from_secs(1)));
         capability
     }

@@ -81,15 +81,25 @@ pub struct HealthCheck {
     pub interval: Duration,
     /// How long an answer may take. Default 5 s.
     pub timeout: Duration,
+    /// How many checks in a row must pass until the instance counts as healthy. Default 1.
+    pub passes: u16,
+    /// How many checks in a row must fail until the instance counts as `Down`. Default 1.
+    pub failures: u16,
+    /// The registry removes an instance that was `Down` for this long. A wish that means "at least". Default: the
+    /// registry's own habit.
+    pub remove_after: Option<Duration>,
 }
 
 impl HealthCheck {
-    /// A check every 10 s with 5 s for the answer.
+    /// A check every 10 s with 5 s for the answer, whose last answer counts.
     pub const fn new(kind: CheckKind) -> Self {
         Self {
             kind,
             interval: Duration::from_secs(10),
             timeout: Duration::from_secs(5),
+            passes: 1,
+            failures: 1,
+            remove_after: None,
         }
     }
 
@@ -102,6 +112,24 @@ impl HealthCheck {
     /// Sets how long an answer may take.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sets how many checks in a row must pass until the instance counts as healthy.
+    pub const fn passes(mut self, passes: u16) -> Self {
+        self.passes = passes;
+        self
+    }
+
+    /// Sets how many checks in a row must fail until the instance counts as `Down`.
+    pub const fn failures(mut self, failures: u16) -> Self {
+        self.failures = failures;
+        self
+    }
+
+    /// Has an instance removed that was `Down` for this long.
+    pub const fn remove_after(mut self, time: Duration) -> Self {
+        self.remove_after = Some(time);
         self
     }
 }

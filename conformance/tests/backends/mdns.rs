@@ -29,6 +29,7 @@ impl Backend for MdnsBackend {
         capability.windows.visible = Duration::from_millis(1500);
         capability.windows.gone = Duration::from_millis(1500);
         capability.windows.crash = Some(Window::fixed(Duration::from_secs(120)));
+        capability.windows.removed = capability.windows.crash;
         capability.windows.settle = Duration::from_millis(1500);
         // One string of a TXT record, without the mark of ours and the sign between key and value.
         capability.limits.metadata_pair = 252;

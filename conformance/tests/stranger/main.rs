@@ -45,6 +45,7 @@ impl Backend for TinyBackend {
             plus: Duration::from_secs(1),
         };
         capability.windows.crash = Some(ttl);
+        capability.windows.removed = capability.windows.crash;
         capability.windows.reregister = Some(ttl);
         capability
     }

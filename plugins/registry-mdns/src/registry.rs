@@ -81,6 +81,7 @@ impl Registry for Mdns {
         capability.windows.gone = Duration::from_millis(1500);
         // The TTL of SRV and address records (RFC 6762, 10).
         capability.windows.crash = Some(Window::fixed(Duration::from_secs(120)));
+        capability.windows.removed = capability.windows.crash;
         capability.windows.settle = Duration::from_millis(1500);
         capability.limits.metadata_pair = MAX_PAIR;
         capability.limits.record = Some(MAX_RECORD);

@@ -1,0 +1,1 @@
+//! Service registry on the agent of Consul.

@@ -1,0 +1,1 @@
+//! Service registry on etcd v3, in go-micro's layout.

@@ -1,0 +1,1 @@
+//! The records that go-micro programs write to etcd, ZooKeeper and Consul, read and written.
