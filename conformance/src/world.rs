@@ -239,6 +239,25 @@ impl World {
         })
     }
 
+    /// Waits for this long until the watch shows nobody of the living: what there is, is `Down`.
+    pub(crate) async fn shows_nobody(&self, window: Duration, observer: &Observer) -> Outcome {
+        let nobody = |seen: &crate::observer::Seen| !seen.view.values().any(|i| laws::lives(i));
+        let what = "the watch to show nobody who lives";
+        observer.until(window, what, nobody).await.map(drop)
+    }
+
+    /// How long after the death of a registrant nobody may call it any more.
+    pub(crate) fn crash(&self, ttl: Option<Duration>) -> Duration {
+        let window = self.capability().windows.crash;
+        window.map(|window| window.at(ttl)).unwrap_or_default() + SLACK
+    }
+
+    /// How long until a registrant whom the registry forgot is back.
+    pub(crate) fn reregister(&self, ttl: Option<Duration>) -> Duration {
+        let window = self.capability().windows.reregister;
+        window.map(|window| window.at(ttl)).unwrap_or_default() + SLACK
+    }
+
     /// How long until others see a registration.
     pub(crate) fn visible(&self) -> Duration {
         self.capability().windows.visible + SLACK
@@ -256,7 +275,10 @@ impl World {
 
     /// Holds the history against the laws.
     pub(crate) fn judge(&self) -> Outcome {
-        laws::hold(&self.history().events(), &self.0.tag, self.gone())
+        let capability = self.capability();
+        let judges =
+            capability.windows.crash != capability.windows.removed || !capability.checks.is_empty();
+        laws::hold(&self.history().events(), &self.0.tag, self.gone(), judges)
     }
 
     /// What may explain a failure: the end of the history and of the server's log.

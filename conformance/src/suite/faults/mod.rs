@@ -153,7 +153,7 @@ async fn a_restart_removes_nobody(world: World) -> Outcome {
     world.finds(&reader, "web", &instances).await?;
     world.finds(&reader, "silent", &[silent]).await?;
     let keys = crate::world::keys(&instances);
-    crate::laws::never_removed(&world.history().events(), &keys)
+    crate::laws::never_lost(&world.history().events(), &keys)
 }
 
 /// After a loss of all data every live registrant is back within the window, as last published, and readers never saw
@@ -328,8 +328,5 @@ async fn fresh(view: &View, expected: &[Arc<Instance>], window: Duration) -> Out
 
 /// How long until everybody is back after a loss: the window, and the wait of the machines before they try again.
 fn reregister(world: &World) -> Duration {
-    let capability = world.capability();
-    let ttl = capability.default_ttl;
-    let window = capability.windows.reregister.map(|window| window.at(ttl));
-    window.unwrap_or_default() + RECOVERY
+    world.reregister(world.capability().default_ttl) + RECOVERY
 }

@@ -91,7 +91,7 @@ async fn a_short_partition_is_not_noticed(world: World) -> Outcome {
     sleep(ttl / 3).await;
     proxy.set(Mode::Pass);
     sleep(ttl).await;
-    crate::laws::never_removed(&world.history().events(), &[instance.key()])
+    crate::laws::never_lost(&world.history().events(), &[instance.key()])
 }
 
 /// A registrant that cannot reach the server for longer than its TTL is told as gone, and as back soon after.
@@ -109,13 +109,9 @@ async fn a_long_partition_ends_with_everybody_back(world: World) -> Outcome {
         .await?;
     world.history().fault("partition");
     proxy.set(Mode::Blackhole);
-    let crash = world
-        .capability()
-        .windows
-        .crash
-        .map(|window| window.at(Some(ttl)));
-    let window = crash.unwrap_or_default() + SLACK;
-    world.shows_within(window, &observer, &[]).await?;
+    world
+        .shows_nobody(world.crash(Some(ttl)), &observer)
+        .await?;
     eventually(RECOVERY, "the handle to be degraded", || async {
         let state = handle.state();
         ensure!(
