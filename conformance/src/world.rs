@@ -13,7 +13,7 @@ use registry_core::{
 use tokio::task::JoinSet;
 
 use crate::case::{Failure, Outcome};
-use crate::fixture::{Backend, Fault, Proxy, Registrant, Site};
+use crate::fixture::{Access, Backend, Fault, Proxy, Registrant, Site};
 use crate::history::{Brief, History, What};
 use crate::laws;
 use crate::observer::Observer;
@@ -64,6 +64,11 @@ impl World {
     /// A client with a connection of its own.
     pub(crate) async fn client(&self) -> Outcome<Arc<dyn Registry>> {
         self.connect(&self.site().url(None)).await
+    }
+
+    /// A client that comes to a secured registry with this.
+    pub(crate) async fn client_with(&self, access: &Access) -> Outcome<Arc<dyn Registry>> {
+        self.connect(&self.site().admit(access).await?).await
     }
 
     /// A client whose only way to the server is the proxy.
@@ -174,8 +179,19 @@ impl World {
         service: &str,
         expected: &[Arc<Instance>],
     ) -> Outcome {
-        let service = self.service(service);
         let window = self.visible().max(self.gone());
+        self.finds_within(window, client, service, expected).await
+    }
+
+    /// Waits for this long until a lookup of the service finds exactly these.
+    pub(crate) async fn finds_within(
+        &self,
+        window: Duration,
+        client: &Arc<dyn Registry>,
+        service: &str,
+        expected: &[Arc<Instance>],
+    ) -> Outcome {
+        let service = self.service(service);
         let what = format!("a lookup of {service} to find {} instances", expected.len());
         eventually(window, &what, || async {
             let found = client.lookup(&service, &ReadOptions::default()).await?;

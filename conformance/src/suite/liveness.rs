@@ -36,6 +36,10 @@ pub(super) const CASES: &[Case] = &[
         |_, faults| faults.forget
     ),
     case!(draining_is_told_before_leaving),
+    case!(
+        what_an_operator_took_out_stays_out_until_he_is_done,
+        |_, faults| faults.maintain
+    ),
     case!(a_recheck_of_the_living_changes_nothing),
     case!(a_recheck_finds_the_dead, |capability, faults| capability
         .recheck
@@ -299,6 +303,38 @@ async fn draining_is_told_before_leaving(world: World) -> Outcome {
     laws::never_lost(&world.history().events(), &[instance.key()])?;
     handle.deregister().await?;
     world.shows(&observer, &[]).await
+}
+
+/// What an operator took out of service is not brought back by its registrant, whatever that publishes.
+async fn what_an_operator_took_out_stays_out_until_he_is_done(world: World) -> Outcome {
+    let (writer, reader) = (world.client().await?, world.client().await?);
+    let registrar = Registrar::new(writer.clone());
+    let instance = world.instance("web", "a");
+    let wish = Registration::from(Instance::clone(&instance)).ttl(SHORT);
+    let handle = registrar.register_within(wish, RECOVERY).await?;
+    let observer = world.observe(&reader, "web").await?;
+    world
+        .shows(&observer, std::slice::from_ref(&instance))
+        .await?;
+    world.inject(Fault::Maintain(instance.key())).await?;
+    let out = built(instance.edit().status(Status::Maintenance));
+    world.shows(&observer, std::slice::from_ref(&out)).await?;
+    handle.update(|instance| instance.weight(7)).await?;
+    let out = built(out.edit().weight(7));
+    world.shows(&observer, std::slice::from_ref(&out)).await?;
+    // Renewals and registering the same again are no way back either.
+    writer
+        .register(&world.registration(&built(instance.edit().weight(7))))
+        .await?;
+    throughout(SHORT * 2, "out of service", || async {
+        let service = &instance.service;
+        let found = reader.lookup(service, &ReadOptions::default()).await?;
+        crate::world::same(&found, std::slice::from_ref(&out))
+    })
+    .await?;
+    world.inject(Fault::Release(instance.key())).await?;
+    let back = built(instance.edit().weight(7));
+    world.shows(&observer, &[back]).await
 }
 
 /// Looking again at an instance that lives is harmless, and so is looking for one that never was.
