@@ -1,6 +1,7 @@
 //! The suite, run on every backend of this workspace.
 
 mod mdns;
+mod zookeeper;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,6 +9,10 @@ use std::sync::Arc;
 use registry_conformance::{Backend, MemoryBackend};
 
 fn main() -> ExitCode {
-    let backends: [Arc<dyn Backend>; 2] = [Arc::new(MemoryBackend), Arc::new(mdns::MdnsBackend)];
+    let backends: [Arc<dyn Backend>; 3] = [
+        Arc::new(MemoryBackend),
+        Arc::new(mdns::MdnsBackend),
+        Arc::new(zookeeper::ZooKeeperBackend),
+    ];
     registry_conformance::run(backends)
 }
