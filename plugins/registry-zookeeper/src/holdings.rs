@@ -13,8 +13,15 @@ use crate::client::Conn;
 #[derive(Debug)]
 pub(crate) struct Holdings {
     root: String,
-    wanted: Mutex<HashMap<String, Option<Guard>>>,
+    wanted: Mutex<HashMap<String, Wanted>>,
     losses: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    guard: Option<Guard>,
+    /// The server's count (zxid) at our last write, or 0.
+    written: i64,
 }
 
 /// The task that waits for the end of a node. It ends with this.
@@ -51,8 +58,22 @@ impl Holdings {
     /// Whether the end of this node would be noticed.
     pub(crate) fn is_guarded(&self, path: &str) -> bool {
         let wanted = self.lock();
-        let guard = wanted.get(path).and_then(Option::as_ref);
+        let guard = wanted.get(path).and_then(|wanted| wanted.guard.as_ref());
         guard.is_some_and(|guard| !guard.0.is_finished())
+    }
+
+    /// Whether this is still what we wrote: a server that went back in time has an older state.
+    pub(crate) fn is_current(&self, path: &str, stat: &zk::Stat) -> bool {
+        let wanted = self.lock();
+        wanted
+            .get(path)
+            .is_some_and(|wanted| wanted.written <= stat.mzxid)
+    }
+
+    pub(crate) fn wrote(&self, path: &str, stat: &zk::Stat) {
+        if let Some(wanted) = self.lock().get_mut(path) {
+            wanted.written = stat.mzxid;
+        }
     }
 
     /// Has the end of this node noticed from now on, if it is wanted.
@@ -62,9 +83,9 @@ impl Holdings {
         conn: &Arc<Conn>,
         watcher: zk::OneshotWatcher,
     ) {
-        if let Some(guard) = self.lock().get_mut(path) {
+        if let Some(wanted) = self.lock().get_mut(path) {
             let task = follow(self.clone(), path.to_owned(), conn.clone(), watcher);
-            *guard = Some(Guard(tokio::spawn(task).abort_handle()));
+            wanted.guard = Some(Guard(tokio::spawn(task).abort_handle()));
         }
     }
 
@@ -92,7 +113,7 @@ impl Holdings {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<Guard>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Wanted>> {
         // A panic elsewhere leaves the map whole: every change to it is one call.
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }

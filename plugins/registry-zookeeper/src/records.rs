@@ -132,11 +132,15 @@ impl Records {
             }
             let same = self.places.decode(path, &found);
             if same.is_ok_and(|found| found == *instance) {
+                self.holdings.wrote(path, &stat);
                 return Ok(watcher);
             }
             let set = conn.client.set_data(path, data, Some(stat.version));
             match conn.attempt("writing the record", set).await? {
-                Ok(_) => return Ok(watcher),
+                Ok(stat) => {
+                    self.holdings.wrote(path, &stat);
+                    return Ok(watcher);
+                }
                 Err(zk::Error::NoNode | zk::Error::BadVersion) => {}
                 Err(error) => return Err(error::call("writing the record", error)),
             }
@@ -157,14 +161,15 @@ impl Records {
                 conn.end(error::lost(why));
                 Err(Error::new(ErrorKind::Unavailable, why))
             }
-            Ok(_) => match conn.call("watching the record", watch).await? {
-                (Some(_), watcher) => Ok(Created::Ours(Some(watcher))),
-                (None, _) => {
+            Ok((stat, _)) => {
+                self.holdings.wrote(path, &stat);
+                let (found, watcher) = conn.call("watching the record", watch).await?;
+                if found.is_none() {
                     // It was deleted at once; whoever renews it finds out.
                     self.holdings.lose();
-                    Ok(Created::Ours(None))
                 }
-            },
+                Ok(Created::Ours(found.map(|_| watcher)))
+            }
             Err(zk::Error::NoNode) => Ok(Created::NoParent),
             Err(zk::Error::NodeExists) => Ok(Created::Taken),
             Err(error) => Err(error::call("creating the record", error)),
@@ -280,10 +285,10 @@ impl Records {
         let answer = |((held, path), stat): ((&Held, &String), Result<Checked>)| {
             let (stat, watcher) = stat?;
             let registered = &held.registered;
-            let ours = stat.is_some_and(|stat| stat.ephemeral_owner == conn.session)
-                && registered.token == conn.session
-                && self.holdings.holds(path);
-            if !ours {
+            let ours = |stat: &zk::Stat| {
+                stat.ephemeral_owner == conn.session && self.holdings.is_current(path, stat)
+            };
+            if registered.token != conn.session || !stat.as_ref().is_some_and(ours) {
                 return Ok(Renewal::Unknown);
             }
             if let Some(watcher) = watcher {
