@@ -17,7 +17,7 @@ use zookeeper_client::{Acls, Client, CreateMode};
 const CLASSES: &str = "/usr/share/java/zookeeper.jar";
 
 /// Whether there is a server to test against; says so where there is none.
-pub fn is_installed() -> bool {
+pub(crate) fn is_installed() -> bool {
     let installed = std::path::Path::new(CLASSES).exists();
     if !installed {
         let required = std::env::var("REGISTRY_TEST_REQUIRE").unwrap_or_default();
@@ -31,20 +31,20 @@ pub fn is_installed() -> bool {
 }
 
 /// A server of its own. Dropping it kills it and removes its data.
-pub struct Server {
+pub(crate) struct Server {
     child: Mutex<Option<Child>>,
     directory: PathBuf,
     settings: String,
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with("").await
     }
 
     /// Starts one with more settings.
-    pub async fn with(settings: &str) -> Self {
+    pub(crate) async fn with(settings: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("registry-zookeeper-{}-{number}", std::process::id());
@@ -63,22 +63,22 @@ impl Server {
         server
     }
 
-    pub fn url(&self, rest: &str) -> String {
+    pub(crate) fn url(&self, rest: &str) -> String {
         format!("zookeeper://127.0.0.1:{}{rest}", self.port)
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
     }
 
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         if let Some(mut child) = self.child.lock().unwrap().take() {
             child.kill().unwrap();
             child.wait().unwrap();
         }
     }
 
-    pub async fn restart(&self) {
+    pub(crate) async fn restart(&self) {
         self.kill();
         let data = self.directory.join("data");
         std::fs::create_dir_all(&data).unwrap();
@@ -100,6 +100,7 @@ impl Server {
             ])
             .args([
                 "-Dzookeeper.preAllocSize=64",
+                "-Dzookeeper.forceSync=no",
                 "-Dznode.container.checkIntervalMs=100",
             ])
             .args([
@@ -125,14 +126,14 @@ impl Server {
     }
 
     /// It loses all its data.
-    pub async fn wipe(&self) {
+    pub(crate) async fn wipe(&self) {
         self.kill();
         std::fs::remove_dir_all(self.directory.join("data")).unwrap();
         self.restart().await;
     }
 
     /// What it says to a word of four letters.
-    pub fn ask(&self, word: &str) -> Option<String> {
+    pub(crate) fn ask(&self, word: &str) -> Option<String> {
         let mut stream = TcpStream::connect(self.address()).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
         stream.write_all(word.as_bytes()).ok()?;
@@ -142,7 +143,7 @@ impl Server {
     }
 
     /// A client of another program.
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.address().to_string()).await.unwrap()
     }
 }
@@ -155,7 +156,7 @@ impl Drop for Server {
 }
 
 /// Waits until it holds, and panics when it does not in time.
-pub async fn until(limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + limit;
     while !holds().await {
         assert!(Instant::now() < deadline, "waited {limit:?} for {what}");
@@ -163,12 +164,12 @@ pub async fn until(limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> 
     }
 }
 
-pub async fn connect(url: &str) -> Arc<dyn Registry> {
+pub(crate) async fn connect(url: &str) -> Arc<dyn Registry> {
     let drivers = Drivers::new().with(registry_zookeeper::DRIVER);
     drivers.connect(url).await.unwrap()
 }
 
-pub fn instance(id: &str) -> Arc<Instance> {
+pub(crate) fn instance(id: &str) -> Arc<Instance> {
     Arc::new(
         Instance::new("web", "10.0.0.1:8080")
             .id(id)
@@ -177,15 +178,15 @@ pub fn instance(id: &str) -> Arc<Instance> {
     )
 }
 
-pub fn registration(instance: &Arc<Instance>) -> Registration {
+pub(crate) fn registration(instance: &Arc<Instance>) -> Registration {
     Instance::clone(instance).into()
 }
 
-pub fn web() -> ServiceName {
+pub(crate) fn web() -> ServiceName {
     "web".try_into().unwrap()
 }
 
-pub async fn lookup(registry: &Arc<dyn Registry>) -> Vec<Arc<Instance>> {
+pub(crate) async fn lookup(registry: &Arc<dyn Registry>) -> Vec<Arc<Instance>> {
     registry
         .lookup(&web(), &ReadOptions::default())
         .await
@@ -193,7 +194,7 @@ pub async fn lookup(registry: &Arc<dyn Registry>) -> Vec<Arc<Instance>> {
 }
 
 /// Writes a node that stays, and makes what is above it.
-pub async fn write(client: &Client, path: &str, data: &[u8]) {
+pub(crate) async fn write(client: &Client, path: &str, data: &[u8]) {
     let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
     let (parent, _) = path.rsplit_once('/').unwrap();
     client.mkdir(parent, &options).await.unwrap();
@@ -201,18 +202,18 @@ pub async fn write(client: &Client, path: &str, data: &[u8]) {
 }
 
 /// A wire between a client and the server, which hears the secret of the session.
-pub struct Wire {
-    pub address: SocketAddr,
+pub(crate) struct Wire {
+    pub(crate) address: SocketAddr,
     /// Session id and password, as the server told them last.
-    pub session: Arc<Mutex<Option<(i64, Vec<u8>)>>>,
+    pub(crate) session: Arc<Mutex<Option<(i64, Vec<u8>)>>>,
     /// The server does not get to see which session a client wants to go on with.
-    pub forgets: Arc<AtomicBool>,
+    pub(crate) forgets: Arc<AtomicBool>,
     cut: tokio::sync::watch::Sender<u32>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Wire {
-    pub async fn to(server: SocketAddr) -> Self {
+    pub(crate) async fn to(server: SocketAddr) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (session, forgets) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
@@ -240,17 +241,17 @@ impl Wire {
         }
     }
 
-    pub fn url(&self, rest: &str) -> String {
+    pub(crate) fn url(&self, rest: &str) -> String {
         format!("zookeeper://{}{rest}", self.address)
     }
 
     /// Cuts every connection.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.cut.send_modify(|cuts| *cuts += 1);
     }
 
     /// Ends the session with what was heard, over a connection of its own.
-    pub async fn steal(&self, server: SocketAddr) {
+    pub(crate) async fn steal(&self, server: SocketAddr) {
         let (id, password) = self.session.lock().unwrap().clone().unwrap();
         let mut stream = tokio::net::TcpStream::connect(server).await.unwrap();
         let mut request = Vec::new();
