@@ -90,7 +90,9 @@ impl Follower {
             self.send();
             if self.reads.is_empty() && !self.started {
                 self.started = true;
-                self.fanout.replace(self.known.values().cloned().collect());
+                let known = self.known.values();
+                self.fanout
+                    .replace(known.filter_map(|known| self.owner(&known.key())).collect());
             }
             tokio::select! {
                 biased;

@@ -132,6 +132,14 @@ impl Session {
     fn keep(&self) {
         let mut keeper = lock(&self.keeper);
         if keeper.as_ref().is_none_or(JoinHandle::is_finished) {
+            // What the last task lent went with its runtime.
+            self.shared.phase.send_if_modified(|phase| {
+                let stale = phase.conn.take();
+                stale
+                    .iter()
+                    .for_each(|conn| conn.end(error::late("connecting")));
+                stale.is_some()
+            });
             let task = Keeper {
                 shared: self.shared.clone(),
                 closing: self.closing.subscribe(),

@@ -15,6 +15,8 @@ use tokio::time::{Instant, sleep};
 use zookeeper_client::{Acls, Client, CreateMode};
 
 const CLASSES: &str = "/usr/share/java/zookeeper.jar";
+/// What Netty needs for TLS, and the manifest of Debian's package leaves out.
+const MORE_CLASSES: [&str; 3] = ["netty-resolver", "netty-codec", "netty-transport-native-unix-common"];
 
 /// Whether there is a server to test against; says so where there is none.
 pub(crate) fn is_installed() -> bool {
@@ -91,6 +93,7 @@ impl Server {
             self.settings
         );
         std::fs::write(&file, settings).unwrap();
+        let more = MORE_CLASSES.map(|name| format!("/usr/share/java/{name}.jar"));
         let child = Command::new("java")
             .args([
                 "-Xmx128m",
@@ -109,7 +112,7 @@ impl Server {
             ])
             .args([
                 "-cp",
-                CLASSES,
+                &format!("{CLASSES}:{}", more.join(":")),
                 "org.apache.zookeeper.server.quorum.QuorumPeerMain",
             ])
             .arg(file)
