@@ -1,0 +1,428 @@
+//! etcd, started from its own programs.
+
+mod cluster;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use registry_core::{Error, ErrorKind, Result};
+
+use super::directory::Directory;
+use super::{
+    Authority, Container, Identity, LocalProcess, Server, cannot_run, free_port, http, tool,
+};
+
+pub use cluster::EtcdCluster;
+
+/// The container has etcd 3.5, the packages of Debian 12 have 3.4: both are asked for this.
+const HEALTH: &str = "/health?exclude=NOSPACE";
+
+/// The user of [`EtcdBuilder::auth`] that may do everything, and its password.
+const ROOT: (&str, &str) = ("root", "conformance-root");
+
+/// One etcd server and what its operator can do. All of it needs `etcdctl`.
+#[derive(Debug)]
+pub struct Etcd {
+    server: Box<dyn Server>,
+    local: Option<Local>,
+    /// Where health and metrics are told without security.
+    metrics: SocketAddr,
+    access: Access,
+    scratch: Directory,
+}
+
+/// What is known of a server that is a process.
+#[derive(Debug)]
+struct Local {
+    /// What the server does not let exist before it is restored.
+    data: PathBuf,
+    /// The arguments that its membership is made from.
+    membership: Vec<String>,
+}
+
+/// How a tool reaches the server.
+#[derive(Debug, Default)]
+struct Access {
+    auth: bool,
+    tls: Option<(Authority, Identity)>,
+}
+
+/// A server that is not started yet: by default without security, on free ports.
+#[derive(Clone, Debug, Default)]
+pub struct EtcdBuilder {
+    auth: bool,
+    tls: bool,
+    arguments: Vec<String>,
+}
+
+impl Etcd {
+    /// Why none can be started here, if so.
+    pub fn missing() -> Option<String> {
+        let server = (!Container::wanted()).then(|| cannot_run("etcd".as_ref(), "--version"));
+        let server = server.flatten();
+        server.or_else(|| cannot_run("etcdctl".as_ref(), "version"))
+    }
+
+    /// Starts one without security.
+    ///
+    /// # Errors
+    /// As [`Server::restart`].
+    pub async fn start() -> Result<Self> {
+        EtcdBuilder::default().start().await
+    }
+
+    /// One with other settings.
+    pub fn builder() -> EtcdBuilder {
+        EtcdBuilder::default()
+    }
+
+    /// The server, to be made to fail.
+    pub fn server(&self) -> &dyn Server {
+        &*self.server
+    }
+
+    /// The authority that its clients must trust and be certified by, with [`EtcdBuilder::tls`].
+    pub fn authority(&self) -> Option<&Authority> {
+        self.access.tls.as_ref().map(|(authority, _)| authority)
+    }
+
+    /// Runs `etcdctl` with these arguments, as the user `root` and with a certificate where that is needed, and
+    /// returns what it writes.
+    ///
+    /// # Errors
+    /// `Unavailable` with what it says when it fails.
+    pub async fn etcdctl(&self, arguments: &[&str]) -> Result<String> {
+        self.etcdctl_with(arguments, b"").await
+    }
+
+    async fn etcdctl_with(&self, arguments: &[&str], input: &[u8]) -> Result<String> {
+        // Flags and not the environment, which etcdctl does not let the caller's flags overrule.
+        let scheme = self.access.scheme();
+        let mut flags = vec![format!("--endpoints={scheme}://{}", self.server.address())];
+        if self.access.auth {
+            flags.push(format!("--user={}:{}", ROOT.0, ROOT.1));
+        }
+        if let Some((authority, client)) = &self.access.tls {
+            flags.extend([
+                format!("--cacert={}", authority.certificate().display()),
+                format!("--cert={}", client.certificate.display()),
+                format!("--key={}", client.key.display()),
+            ]);
+        }
+        let mut command = etcdctl();
+        command.args(flags).args(arguments);
+        tool(command.into(), input).await
+    }
+
+    /// Writes this value, which need not be text.
+    ///
+    /// # Errors
+    /// As [`etcdctl`](Self::etcdctl).
+    pub async fn put(&self, key: &str, value: &[u8]) -> Result<()> {
+        let put: &[&str] = match value {
+            // An empty input is none.
+            [] => &["put", "--", key, ""],
+            _ => &["put", "--", key],
+        };
+        self.etcdctl_with(put, value).await.map(drop)
+    }
+
+    /// Deletes a key.
+    ///
+    /// # Errors
+    /// As [`etcdctl`](Self::etcdctl).
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        self.etcdctl(&["del", "--", key]).await.map(drop)
+    }
+
+    /// Revokes the lease of a key, which deletes all the keys of the lease.
+    ///
+    /// # Errors
+    /// `Invalid` when the key has none; else as [`etcdctl`](Self::etcdctl).
+    pub async fn revoke_lease_of(&self, key: &str) -> Result<()> {
+        let said = self
+            .etcdctl(&["get", "--write-out", "fields", "--", key])
+            .await?;
+        match field(&said, "Lease") {
+            Some(lease) if lease != 0 => {
+                self.etcdctl(&["lease", "revoke", &format!("{lease:x}")])
+                    .await?;
+                Ok(())
+            }
+            _ => Err(Error::new(ErrorKind::Invalid, "the key has no lease").with("key", key)),
+        }
+    }
+
+    /// The revision of its store.
+    ///
+    /// # Errors
+    /// As [`etcdctl`](Self::etcdctl).
+    pub async fn revision(&self) -> Result<u64> {
+        let said = self
+            .etcdctl(&["endpoint", "status", "--write-out", "fields"])
+            .await?;
+        field(&said, "Revision")
+            .ok_or_else(|| Error::new(ErrorKind::Protocol, format!("no revision in: {said}")))
+    }
+
+    /// Forgets the history before the current revision, physically too.
+    ///
+    /// # Errors
+    /// As [`etcdctl`](Self::etcdctl).
+    pub async fn compact(&self) -> Result<()> {
+        let revision = self.revision().await?.to_string();
+        self.etcdctl(&["compact", "--physical", &revision])
+            .await
+            .map(drop)
+    }
+
+    /// Creates a user who may read and write the keys with this prefix, on a server with [`EtcdBuilder::auth`].
+    ///
+    /// # Errors
+    /// As [`etcdctl`](Self::etcdctl).
+    pub async fn add_user(&self, name: &str, password: &str, prefix: &str) -> Result<()> {
+        self.etcdctl(&["role", "add", name]).await?;
+        let grant = [
+            "role",
+            "grant-permission",
+            "--prefix",
+            name,
+            "readwrite",
+            prefix,
+        ];
+        self.etcdctl(&grant).await?;
+        self.etcdctl(&["user", "add", name, "--new-user-password", password])
+            .await?;
+        self.etcdctl(&["user", "grant-role", name, name])
+            .await
+            .map(drop)
+    }
+
+    /// Creates the user `root` and demands users from now on. A wipe loses that, as all data.
+    ///
+    /// # Errors
+    /// As [`etcdctl`](Self::etcdctl).
+    pub async fn enable_auth(&mut self) -> Result<()> {
+        self.access.auth = false;
+        self.etcdctl(&["user", "add", ROOT.0, "--new-user-password", ROOT.1])
+            .await?;
+        self.etcdctl(&["user", "grant-role", ROOT.0, "root"])
+            .await?;
+        self.etcdctl(&["auth", "enable"]).await?;
+        self.access.auth = true;
+        Ok(())
+    }
+
+    /// How many watches it has open.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not tell.
+    pub async fn open_watches(&self) -> Result<usize> {
+        const METRIC: &str = "etcd_debugging_mvcc_watcher_total ";
+        let metrics = http::get(self.metrics, "/metrics").await?;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(METRIC));
+        let value = value.and_then(|value| value.trim().parse().ok());
+        value.ok_or_else(|| Error::new(ErrorKind::Protocol, format!("no metric {METRIC}")))
+    }
+
+    /// Saves its data, and returns the file. It lives as long as this value.
+    ///
+    /// # Errors
+    /// As [`etcdctl`](Self::etcdctl).
+    pub async fn save(&self) -> Result<PathBuf> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let file = self.scratch.join(format!("snapshot-{number}"));
+        self.etcdctl(&["snapshot", "save", &file.to_string_lossy()])
+            .await?;
+        Ok(file)
+    }
+
+    /// Kills it, replaces its data by those that were saved, and starts it again at the same address.
+    ///
+    /// # Errors
+    /// `Unsupported` for a container; else as [`etcdctl`](Self::etcdctl) and [`Server::restart`].
+    pub async fn restore(&self, saved: &std::path::Path) -> Result<()> {
+        let Some(Local { data, membership }) = &self.local else {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the data of a container are not restored; run without containers",
+            ));
+        };
+        self.server.kill().await?;
+        fs::remove_dir_all(data).map_err(|error| {
+            Error::new(ErrorKind::Unavailable, "its data cannot be removed").because(error)
+        })?;
+        let mut command = etcdctl();
+        command.args(["snapshot", "restore"]).arg(saved);
+        command.args(membership).arg("--data-dir").arg(data);
+        tool(command.into(), b"").await?;
+        self.server.restart().await
+    }
+}
+
+impl EtcdBuilder {
+    /// Demands a user: `root`, or one of [`Etcd::add_user`].
+    pub fn auth(mut self) -> Self {
+        self.auth = true;
+        self
+    }
+
+    /// Demands TLS, with certificates of its clients from its own [`Authority`].
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// Adds an argument of `etcd`, such as `--quota-backend-bytes=1000000`.
+    pub fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Starts it and waits until it serves.
+    ///
+    /// # Errors
+    /// As [`Server::restart`].
+    pub async fn start(self) -> Result<Etcd> {
+        let plain = !self.auth && !self.tls && self.arguments.is_empty();
+        if plain && Container::wanted() {
+            let server = Container::start(&Container::file(), "etcd", healthy).await?;
+            return Ok(Etcd {
+                metrics: server.address(),
+                server: Box::new(server),
+                local: None,
+                access: Access::default(),
+                scratch: scratch()?,
+            });
+        }
+        let member = Member::new("m0".to_owned());
+        let cluster = member.peer();
+        let auth = self.auth;
+        let mut etcd = member.start(&cluster, self).await?;
+        if auth {
+            etcd.enable_auth().await?;
+        }
+        Ok(etcd)
+    }
+}
+
+impl Access {
+    fn scheme(&self) -> &'static str {
+        match self.tls {
+            Some(_) => "https",
+            None => "http",
+        }
+    }
+}
+
+/// A member of a cluster that is not started yet.
+struct Member {
+    name: String,
+    client: u16,
+    peer: u16,
+    metrics: u16,
+}
+
+impl Member {
+    fn new(name: String) -> Self {
+        Self {
+            name,
+            client: free_port(),
+            peer: free_port(),
+            metrics: free_port(),
+        }
+    }
+
+    /// What a cluster is told of it.
+    fn peer(&self) -> String {
+        format!("{}=http://127.0.0.1:{}", self.name, self.peer)
+    }
+
+    async fn start(self, cluster: &str, builder: EtcdBuilder) -> Result<Etcd> {
+        let mut access = Access::default();
+        let mut arguments = builder.arguments;
+        if builder.tls {
+            let authority = Authority::new().await?;
+            let server = authority.server("etcd").await?;
+            let client = authority.client("operator").await?;
+            arguments.extend([
+                "--client-cert-auth".to_owned(),
+                format!("--cert-file={}", server.certificate.display()),
+                format!("--key-file={}", server.key.display()),
+                format!("--trusted-ca-file={}", authority.certificate().display()),
+            ]);
+            access.tls = Some((authority, client));
+        }
+        let peer = format!("http://127.0.0.1:{}", self.peer);
+        let membership = vec![
+            format!("--name={}", self.name),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster={cluster}"),
+        ];
+        let address = SocketAddr::from(([127, 0, 0, 1], self.client));
+        let metrics = SocketAddr::from(([127, 0, 0, 1], self.metrics));
+        let client = format!("{}://{address}", access.scheme());
+        arguments.extend(membership.clone());
+        arguments.extend([
+            "--unsafe-no-fsync".to_owned(),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--listen-metrics-urls=http://{metrics}"),
+        ]);
+        let command = move |data: &std::path::Path| {
+            let mut command = Command::new("etcd");
+            command
+                .args(&arguments)
+                .arg("--data-dir")
+                .arg(data.join("etcd"));
+            command
+        };
+        let server = LocalProcess::start_when(address, command, move || healthy(metrics)).await?;
+        let data = server.data().join("etcd");
+        Ok(Etcd {
+            server: Box::new(server),
+            local: Some(Local { data, membership }),
+            metrics,
+            access,
+            scratch: scratch()?,
+        })
+    }
+}
+
+async fn healthy(address: SocketAddr) -> Result<()> {
+    let health = http::get(address, HEALTH).await?;
+    match health.contains(r#""health":"true""#) {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::Unavailable, health)),
+    }
+}
+
+fn scratch() -> Result<Directory> {
+    Directory::new().map_err(|error| {
+        Error::new(ErrorKind::Unavailable, "no directory for snapshots").because(error)
+    })
+}
+
+fn etcdctl() -> Command {
+    let mut command = Command::new("etcdctl");
+    // Settings of whoever runs the test are not for its servers.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ETCDCTL_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("ETCDCTL_API", "3");
+    command
+}
+
+/// The number in the line `"<name>" : <number>`.
+fn field(said: &str, name: &str) -> Option<u64> {
+    let start = format!("\"{name}\" : ");
+    let value = said.lines().find_map(|line| line.strip_prefix(&start))?;
+    value.parse().ok()
+}
