@@ -14,7 +14,7 @@ mod wait;
 mod world;
 
 pub use case::{Case, Failure, Outcome};
-pub use fixture::{Backend, Fault, Faults, MemoryBackend, Mode, Proxy, Site};
+pub use fixture::{Access, Backend, Fault, Faults, MemoryBackend, Mode, Proxy, Site};
 pub use runner::{check, run};
 pub use server::{LocalProcess, Server, free_port};
 pub use suite::cases;
