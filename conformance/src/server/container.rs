@@ -142,6 +142,17 @@ impl Server for Container {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
+    async fn runs(&self) -> bool {
+        let services = self.compose(&["ps", "--services", "--filter", "status=running"]);
+        let paused = self.compose(&["ps", "--services", "--filter", "status=paused"]);
+        for listed in [services.await, paused.await] {
+            if listed.is_ok_and(|listed| listed.lines().any(|line| line == self.service)) {
+                return true;
+            }
+        }
+        false
+    }
+
     async fn kill(&self) -> Result<()> {
         self.compose(&["kill", self.service]).await.map(drop)
     }

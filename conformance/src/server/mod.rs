@@ -50,6 +50,9 @@ pub trait Server: fmt::Debug + Send + Sync {
     /// Where its clients connect, and where a [`Proxy`](crate::Proxy) does. It stays the same as long as the server.
     fn address(&self) -> SocketAddr;
 
+    /// Whether it runs; a paused one does.
+    async fn runs(&self) -> bool;
+
     /// Kills it at once; its data stays.
     async fn kill(&self) -> Result<()>;
 
@@ -156,6 +159,29 @@ where
     })
     .await?;
     Ok(running.into_iter().filter_map(|(_, done)| done).collect())
+}
+
+/// Makes these servers whole: those that are paused go on, and those that do not run start with the data that they have.
+pub(crate) async fn heal(servers: &[&dyn Server]) -> Result<()> {
+    let mut dead = Vec::new();
+    for server in servers {
+        match server.runs().await {
+            true => server.resume().await?,
+            false => dead.push(server.restart()),
+        }
+    }
+    at_once(dead).await.map(drop)
+}
+
+/// Kills these servers, removes their data and starts them again.
+pub(crate) async fn wipe(servers: &[&dyn Server]) -> Result<()> {
+    // All are dead before one is empty: the others would give it their data.
+    for server in servers {
+        server.kill().await?;
+    }
+    at_once(servers.iter().map(|server| server.wipe()))
+        .await
+        .map(drop)
 }
 
 /// Runs a tool to its end, with `input`, and returns what it wrote.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use libtest_mimic::Trial;
+use registry_conformance::Fault;
 use registry_conformance::server::{Etcd, EtcdCluster};
 
 use crate::{Result, ensure, eventually, fails_and_comes_back, trial};
@@ -66,6 +67,29 @@ async fn operator() -> Result {
     let none = etcd.revoke_lease_of("plain").await;
     ensure(none.is_err(), "a lease that is none was revoked")?;
 
+    let odd = "a \"b\" \\ ü\n";
+    etcd.put_all(&[("many/1", "1"), ("many/2", odd)], 60)
+        .await?;
+    ensure(
+        get(&etcd, "many/2").await? == format!("{odd}\n"),
+        "it is changed",
+    )?;
+    let together = etcd.etcdctl(&["get", "many/", "--prefix", "--write-out", "fields"]);
+    let together = together.await?;
+    let revisions: Vec<_> = together
+        .lines()
+        .filter(|line| line.contains("CreateRevision"))
+        .collect();
+    ensure(
+        revisions.len() == 2 && revisions[0] == revisions[1],
+        &together,
+    )?;
+    etcd.revoke_lease_of("many/1").await?;
+    ensure(
+        get(&etcd, "many/2").await?.is_empty(),
+        "it outlives its lease",
+    )?;
+
     etcd.compact().await?;
     let old = etcd.etcdctl(&["get", "plain", "--rev", "2"]).await;
     let old = old.err().map(|error| error.to_string()).unwrap_or_default();
@@ -87,7 +111,7 @@ async fn operator() -> Result {
 }
 
 async fn snapshot() -> Result {
-    let etcd = Etcd::start().await?;
+    let etcd = Etcd::builder().process().start().await?;
     etcd.put("before", b"1").await?;
     let saved = etcd.save().await?;
     etcd.put("after", b"2").await?;
@@ -129,6 +153,14 @@ async fn auth() -> Result {
         .await?;
     let forbidden = etcd.etcdctl(&[&as_web[..], &["/db/a", "1"]].concat()).await;
     ensure(forbidden.is_err(), "another's key is written")?;
+    etcd.remove_user("web").await?;
+    let removed = etcd
+        .etcdctl(&[&as_web[..], &["/web/a", "1"]].concat())
+        .await;
+    ensure(removed.is_err(), "one who was removed writes")?;
+    etcd.add_user("web", "secret", "/web/").await?;
+    etcd.etcdctl(&[&as_web[..], &["/web/a", "1"]].concat())
+        .await?;
     let wrong = etcd
         .etcdctl(&["--user", "web:wrong", "get", "/web/a"])
         .await;
@@ -195,28 +227,43 @@ async fn cluster() -> Result {
     let members = cluster.members();
     let first = cluster.leader().await?;
     members[first].put("kept", b"1").await?;
-    members[first].server().kill().await?;
+    let kept = async |i: usize| -> Result {
+        let value = get(&members[i], "kept").await?;
+        ensure(value == "1\n", "the data are lost")
+    };
+    cluster.inject(&Fault::StopLeader).await?;
     let second = cluster.leader().await?;
     ensure(second != first, "the dead one leads")?;
-    ensure(
-        get(&members[second], "kept").await? == "1\n",
-        "data are lost",
-    )?;
-    members[first].server().restart().await?;
-    ensure(
-        get(&members[first], "kept").await? == "1\n",
-        "it knows nothing",
-    )?;
-    members[second].server().pause().await?;
-    let third = cluster.leader().await?;
-    ensure(third != second, "the silent one leads")?;
-    members[second].server().resume().await?;
-    for member in members {
-        member.server().kill().await?;
-    }
-    cluster.restart().await?;
-    ensure(get(&members[0], "kept").await? == "1\n", "data are lost")?;
-    cluster.wipe().await?;
+    kept(second).await?;
+    cluster.inject(&Fault::Heal).await?;
+    kept(first).await?;
+    let paused = cluster.leader().await?;
+    cluster.inject(&Fault::PauseLeader).await?;
+    let next = cluster.leader().await?;
+    ensure(next != paused, "the silent one leads")?;
+    cluster.inject(&Fault::Heal).await?;
+    kept(paused).await?;
+    cluster.inject(&Fault::StopMost).await?;
+    let alive = async || {
+        let mut alive = Vec::new();
+        for member in members {
+            if member.server().runs().await {
+                alive.push(member);
+            }
+        }
+        alive
+    };
+    let left = alive().await;
+    ensure(left.len() == 1, "not one is left")?;
+    let write = left[0].etcdctl(&["put", "late", "1", "--command-timeout=2s"]);
+    ensure(write.await.is_err(), "one of three decides")?;
+    cluster.inject(&Fault::Heal).await?;
+    ensure(alive().await.len() == 3, "not all run")?;
+    kept(0).await?;
+    cluster.inject(&Fault::WipeMembers).await?;
     cluster.leader().await?;
-    ensure(get(&members[0], "kept").await?.is_empty(), "data are there")
+    ensure(
+        get(&members[0], "kept").await?.is_empty(),
+        "the data are there",
+    )
 }

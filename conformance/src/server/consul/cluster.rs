@@ -5,7 +5,8 @@ use std::time::Duration;
 use registry_core::{Error, ErrorKind, Result};
 
 use super::{Agent, Consul, ConsulBuilder, Role};
-use crate::server::{at_once, until};
+use crate::fixture::Fault;
+use crate::server::{Server, at_once, heal, until, wipe};
 
 /// Three Consul servers of one data centre and a client agent of theirs, without security.
 #[derive(Debug)]
@@ -68,26 +69,34 @@ impl ConsulCluster {
         .await
     }
 
-    /// Restarts all its servers at once, with their data.
+    /// Makes a fault that a cluster can make: those from [`Fault::StopLeader`] to [`Fault::Heal`]. The client
+    /// agent goes on all the while.
     ///
     /// # Errors
-    /// As [`Server::restart`](crate::Server::restart).
-    pub async fn restart(&self) -> Result<()> {
-        at_once(self.servers.iter().map(|server| server.server().restart()))
-            .await
-            .map(drop)
+    /// `Unsupported` for another fault; else as [`Server`]'s methods, and as [`leader`](Self::leader).
+    pub async fn inject(&self, fault: &Fault) -> Result<()> {
+        match fault {
+            Fault::StopLeader => self.leading().await?.kill().await,
+            Fault::PauseLeader => self.leading().await?.pause().await,
+            Fault::StopMost => {
+                let leader = self.leader().await?;
+                self.servers[leader].server().kill().await?;
+                self.servers[(leader + 1) % self.servers.len()]
+                    .server()
+                    .kill()
+                    .await
+            }
+            Fault::WipeMembers => wipe(&self.all()).await,
+            Fault::Heal => heal(&self.all()).await,
+            other => Err(other.unsupported()),
+        }
     }
 
-    /// Kills all its servers, removes their data and starts them again. The client agent goes on.
-    ///
-    /// # Errors
-    /// As [`Server::restart`](crate::Server::restart).
-    pub async fn wipe(&self) -> Result<()> {
-        for server in &self.servers {
-            server.server().kill().await?;
-        }
-        at_once(self.servers.iter().map(|server| server.server().wipe()))
-            .await
-            .map(drop)
+    async fn leading(&self) -> Result<&dyn Server> {
+        Ok(self.servers[self.leader().await?].server())
+    }
+
+    fn all(&self) -> Vec<&dyn Server> {
+        self.servers.iter().map(|server| server.server()).collect()
     }
 }

@@ -175,32 +175,39 @@ impl Consul {
         self.consul(&["maint", switch, &service]).await.map(drop)
     }
 
-    /// Creates a policy with these rules and a token that has it. Returns the secret of the token.
-    ///
-    /// # Errors
-    /// As [`consul`](Self::consul).
-    pub async fn add_token(&self, policy: &str, rules: &str) -> Result<String> {
-        let name = format!("-name={policy}");
-        let rules = format!("-rules={rules}");
-        self.consul(&["acl", "policy", "create", &name, &rules])
-            .await?;
-        let policy = format!("-policy-name={policy}");
-        let said = self.consul(&["acl", "token", "create", &policy]).await?;
-        column(&said, "SecretID:")
-    }
-
-    /// Replaces the rules of a policy.
+    /// Creates a policy with these rules, or gives them to the one that there is.
     ///
     /// # Errors
     /// As [`consul`](Self::consul).
     pub async fn set_policy(&self, policy: &str, rules: &str) -> Result<()> {
+        let known = self
+            .consul(&["acl", "policy", "list", "-format=json"])
+            .await?;
+        let known = known.contains(&format!(r#""Name": {}"#, quote(policy)));
         let name = format!("-name={policy}");
         let rules = format!("-rules={rules}");
-        let update = ["acl", "policy", "update", "-no-merge", &name, &rules];
-        self.consul(&update).await.map(drop)
+        let verb: &[&str] = match known {
+            true => &["acl", "policy", "update", "-no-merge"],
+            false => &["acl", "policy", "create"],
+        };
+        self.consul(&[verb, &[&name, &rules]].concat())
+            .await
+            .map(drop)
     }
 
-    /// Deletes a token by its secret.
+    /// Creates a token with this secret, a UUID, that has this policy.
+    ///
+    /// # Errors
+    /// As [`consul`](Self::consul).
+    pub async fn add_token(&self, secret: &str, policy: &str) -> Result<()> {
+        let secret = format!("-secret={secret}");
+        let policy = format!("-policy-name={policy}");
+        self.consul(&["acl", "token", "create", &secret, &policy])
+            .await
+            .map(drop)
+    }
+
+    /// Deletes the token with this secret.
     ///
     /// # Errors
     /// As [`consul`](Self::consul).

@@ -5,7 +5,8 @@ use std::time::Duration;
 use registry_core::{Error, ErrorKind, Result};
 
 use super::{Etcd, EtcdBuilder, Member, field};
-use crate::server::{at_once, until};
+use crate::fixture::Fault;
+use crate::server::{Server, at_once, heal, until, wipe};
 
 /// Three etcd servers that are one registry, without security.
 #[derive(Debug)]
@@ -63,26 +64,33 @@ impl EtcdCluster {
         .await
     }
 
-    /// Restarts all its members at once, with their data.
+    /// Makes a fault that a cluster can make: those from [`Fault::StopLeader`] to [`Fault::Heal`].
     ///
     /// # Errors
-    /// As [`Server::restart`](crate::Server::restart).
-    pub async fn restart(&self) -> Result<()> {
-        at_once(self.members.iter().map(|member| member.server().restart()))
-            .await
-            .map(drop)
+    /// `Unsupported` for another fault; else as [`Server`]'s methods, and as [`leader`](Self::leader).
+    pub async fn inject(&self, fault: &Fault) -> Result<()> {
+        match fault {
+            Fault::StopLeader => self.leading().await?.kill().await,
+            Fault::PauseLeader => self.leading().await?.pause().await,
+            Fault::StopMost => {
+                let leader = self.leader().await?;
+                self.members[leader].server().kill().await?;
+                self.members[(leader + 1) % self.members.len()]
+                    .server()
+                    .kill()
+                    .await
+            }
+            Fault::WipeMembers => wipe(&self.all()).await,
+            Fault::Heal => heal(&self.all()).await,
+            other => Err(other.unsupported()),
+        }
     }
 
-    /// Kills all its members, removes their data and starts them again.
-    ///
-    /// # Errors
-    /// As [`Server::restart`](crate::Server::restart).
-    pub async fn wipe(&self) -> Result<()> {
-        for member in &self.members {
-            member.server().kill().await?;
-        }
-        at_once(self.members.iter().map(|member| member.server().wipe()))
-            .await
-            .map(drop)
+    async fn leading(&self) -> Result<&dyn Server> {
+        Ok(self.members[self.leader().await?].server())
+    }
+
+    fn all(&self) -> Vec<&dyn Server> {
+        self.members.iter().map(|member| member.server()).collect()
     }
 }

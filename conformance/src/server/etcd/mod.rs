@@ -55,14 +55,14 @@ struct Access {
 pub struct EtcdBuilder {
     auth: bool,
     tls: bool,
+    process: bool,
     arguments: Vec<String>,
 }
 
 impl Etcd {
-    /// Why none can be started here, if so.
+    /// Why none can be started here, if so: the programs of etcd are needed beside a container too.
     pub fn missing() -> Option<String> {
-        let server = (!Container::wanted()).then(|| cannot_run("etcd".as_ref(), "--version"));
-        let server = server.flatten();
+        let server = cannot_run("etcd".as_ref(), "--version");
         server.or_else(|| cannot_run("etcdctl".as_ref(), "version"))
     }
 
@@ -128,6 +128,25 @@ impl Etcd {
             _ => &["put", "--", key],
         };
         self.etcdctl_with(put, value).await.map(drop)
+    }
+
+    /// Writes these keys in one revision, under a lease of this many seconds of their own that nobody renews.
+    ///
+    /// # Errors
+    /// As [`etcdctl`](Self::etcdctl); for more than 128 keys, which is the limit of the server.
+    pub async fn put_all(&self, entries: &[(&str, &str)], ttl: u32) -> Result<()> {
+        let granted = self.etcdctl(&["lease", "grant", &ttl.to_string()]).await?;
+        let lease = granted.split(' ').nth(1).unwrap_or_default();
+        // No comparisons, then what is done, then what would be done otherwise.
+        let mut transaction = String::from("\n");
+        for (key, value) in entries {
+            let put = format!("put --lease={lease} -- {} {}\n", quote(key), quote(value));
+            transaction.push_str(&put);
+        }
+        transaction.push_str("\n\n");
+        self.etcdctl_with(&["txn"], transaction.as_bytes())
+            .await
+            .map(drop)
     }
 
     /// Deletes a key.
@@ -199,6 +218,15 @@ impl Etcd {
         self.etcdctl(&["user", "grant-role", name, name])
             .await
             .map(drop)
+    }
+
+    /// Removes a user of [`add_user`](Self::add_user), who is refused from now on. A watch that is open goes on.
+    ///
+    /// # Errors
+    /// As [`etcdctl`](Self::etcdctl).
+    pub async fn remove_user(&self, name: &str) -> Result<()> {
+        self.etcdctl(&["user", "delete", name]).await?;
+        self.etcdctl(&["role", "delete", name]).await.map(drop)
     }
 
     /// Creates the user `root` and demands users from now on. A wipe loses that, as all data.
@@ -277,6 +305,12 @@ impl EtcdBuilder {
         self
     }
 
+    /// Makes it a process of this machine, also where containers are asked for: for [`Etcd::restore`].
+    pub fn process(mut self) -> Self {
+        self.process = true;
+        self
+    }
+
     /// Adds an argument of `etcd`, such as `--quota-backend-bytes=1000000`.
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
@@ -288,8 +322,8 @@ impl EtcdBuilder {
     /// # Errors
     /// As [`Server::restart`].
     pub async fn start(self) -> Result<Etcd> {
-        let plain = !self.auth && !self.tls && self.arguments.is_empty();
-        if plain && Container::wanted() {
+        let secured = self.auth || self.tls;
+        if !secured && !self.process && self.arguments.is_empty() && Container::wanted() {
             let server = Container::start(&Container::file(), "etcd", healthy).await?;
             return Ok(Etcd {
                 metrics: server.address(),
@@ -418,6 +452,20 @@ fn etcdctl() -> Command {
     }
     command.env("ETCDCTL_API", "3");
     command
+}
+
+/// A word of a transaction, as etcdctl reads it: a string of Go.
+fn quote(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => quoted.extend(['\\', char::from(byte)]),
+            b' '..=b'~' => quoted.push(char::from(byte)),
+            byte => quoted.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// The number in the line `"<name>" : <number>`.
