@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use registry_core::{Error, ErrorKind, Result};
 
-use super::{Agent, Consul, ConsulBuilder, Role};
+use super::builder::{Agent, Role};
+use super::{Consul, ConsulBuilder};
 use crate::fixture::Fault;
 use crate::server::{Server, at_once, heal, until, wipe};
 

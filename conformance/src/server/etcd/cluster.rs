@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use registry_core::{Error, ErrorKind, Result};
 
-use super::{Etcd, EtcdBuilder, Member, field};
+use super::builder::Member;
+use super::{Etcd, EtcdBuilder, field};
 use crate::fixture::Fault;
 use crate::server::{Server, at_once, heal, until, wipe};
 

@@ -1,5 +1,6 @@
 //! etcd, started from its own programs.
 
+mod builder;
 mod cluster;
 
 use std::fs;
@@ -11,14 +12,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use registry_core::{Error, ErrorKind, Result};
 
 use super::directory::Directory;
-use super::{
-    Authority, Container, Identity, LocalProcess, Server, cannot_run, free_port, http, tool,
-};
+use super::{Authority, Identity, Server, cannot_run, http, tool};
 
+pub use builder::EtcdBuilder;
 pub use cluster::EtcdCluster;
-
-/// The container has etcd 3.5, the packages of Debian 12 have 3.4: both are asked for this.
-const HEALTH: &str = "/health?exclude=NOSPACE";
 
 /// The user of [`EtcdBuilder::auth`] that may do everything, and its password.
 const ROOT: (&str, &str) = ("root", "conformance-root");
@@ -48,15 +45,6 @@ struct Local {
 struct Access {
     auth: bool,
     tls: Option<(Authority, Identity)>,
-}
-
-/// A server that is not started yet: by default without security, on free ports.
-#[derive(Clone, Debug, Default)]
-pub struct EtcdBuilder {
-    auth: bool,
-    tls: bool,
-    process: bool,
-    arguments: Vec<String>,
 }
 
 impl Etcd {
@@ -89,6 +77,11 @@ impl Etcd {
         self.access.tls.as_ref().map(|(authority, _)| authority)
     }
 
+    /// The user who may do everything, and the password, with [`EtcdBuilder::auth`].
+    pub fn root(&self) -> Option<(&str, &str)> {
+        self.access.auth.then_some(ROOT)
+    }
+
     /// Runs `etcdctl` with these arguments, as the user `root` and with a certificate where that is needed, and
     /// returns what it writes.
     ///
@@ -102,8 +95,8 @@ impl Etcd {
         // Flags and not the environment, which etcdctl does not let the caller's flags overrule.
         let scheme = self.access.scheme();
         let mut flags = vec![format!("--endpoints={scheme}://{}", self.server.address())];
-        if self.access.auth {
-            flags.push(format!("--user={}:{}", ROOT.0, ROOT.1));
+        if let Some((user, password)) = self.root() {
+            flags.push(format!("--user={user}:{password}"));
         }
         if let Some((authority, client)) = &self.access.tls {
             flags.extend([
@@ -292,147 +285,12 @@ impl Etcd {
     }
 }
 
-impl EtcdBuilder {
-    /// Demands a user: `root`, or one of [`Etcd::add_user`].
-    pub fn auth(mut self) -> Self {
-        self.auth = true;
-        self
-    }
-
-    /// Demands TLS, with certificates of its clients from its own [`Authority`].
-    pub fn tls(mut self) -> Self {
-        self.tls = true;
-        self
-    }
-
-    /// Makes it a process of this machine, also where containers are asked for: for [`Etcd::restore`].
-    pub fn process(mut self) -> Self {
-        self.process = true;
-        self
-    }
-
-    /// Adds an argument of `etcd`, such as `--quota-backend-bytes=1000000`.
-    pub fn argument(mut self, argument: impl Into<String>) -> Self {
-        self.arguments.push(argument.into());
-        self
-    }
-
-    /// Starts it and waits until it serves.
-    ///
-    /// # Errors
-    /// As [`Server::restart`].
-    pub async fn start(self) -> Result<Etcd> {
-        let secured = self.auth || self.tls;
-        if !secured && !self.process && self.arguments.is_empty() && Container::wanted() {
-            let server = Container::start(&Container::file(), "etcd", healthy).await?;
-            return Ok(Etcd {
-                metrics: server.address(),
-                server: Box::new(server),
-                local: None,
-                access: Access::default(),
-                scratch: scratch()?,
-            });
-        }
-        let member = Member::new("m0".to_owned());
-        let cluster = member.peer();
-        let auth = self.auth;
-        let mut etcd = member.start(&cluster, self).await?;
-        if auth {
-            etcd.enable_auth().await?;
-        }
-        Ok(etcd)
-    }
-}
-
 impl Access {
     fn scheme(&self) -> &'static str {
         match self.tls {
             Some(_) => "https",
             None => "http",
         }
-    }
-}
-
-/// A member of a cluster that is not started yet.
-struct Member {
-    name: String,
-    client: u16,
-    peer: u16,
-    metrics: u16,
-}
-
-impl Member {
-    fn new(name: String) -> Self {
-        Self {
-            name,
-            client: free_port(),
-            peer: free_port(),
-            metrics: free_port(),
-        }
-    }
-
-    /// What a cluster is told of it.
-    fn peer(&self) -> String {
-        format!("{}=http://127.0.0.1:{}", self.name, self.peer)
-    }
-
-    async fn start(self, cluster: &str, builder: EtcdBuilder) -> Result<Etcd> {
-        let mut access = Access::default();
-        let mut arguments = builder.arguments;
-        if builder.tls {
-            let authority = Authority::new().await?;
-            let server = authority.server("etcd").await?;
-            let client = authority.client("operator").await?;
-            arguments.extend([
-                "--client-cert-auth".to_owned(),
-                format!("--cert-file={}", server.certificate.display()),
-                format!("--key-file={}", server.key.display()),
-                format!("--trusted-ca-file={}", authority.certificate().display()),
-            ]);
-            access.tls = Some((authority, client));
-        }
-        let peer = format!("http://127.0.0.1:{}", self.peer);
-        let membership = vec![
-            format!("--name={}", self.name),
-            format!("--initial-advertise-peer-urls={peer}"),
-            format!("--initial-cluster={cluster}"),
-        ];
-        let address = SocketAddr::from(([127, 0, 0, 1], self.client));
-        let metrics = SocketAddr::from(([127, 0, 0, 1], self.metrics));
-        let client = format!("{}://{address}", access.scheme());
-        arguments.extend(membership.clone());
-        arguments.extend([
-            "--unsafe-no-fsync".to_owned(),
-            format!("--listen-client-urls={client}"),
-            format!("--advertise-client-urls={client}"),
-            format!("--listen-peer-urls={peer}"),
-            format!("--listen-metrics-urls=http://{metrics}"),
-        ]);
-        let command = move |data: &std::path::Path| {
-            let mut command = Command::new("etcd");
-            command
-                .args(&arguments)
-                .arg("--data-dir")
-                .arg(data.join("etcd"));
-            command
-        };
-        let server = LocalProcess::start_when(address, command, move || healthy(metrics)).await?;
-        let data = server.data().join("etcd");
-        Ok(Etcd {
-            server: Box::new(server),
-            local: Some(Local { data, membership }),
-            metrics,
-            access,
-            scratch: scratch()?,
-        })
-    }
-}
-
-async fn healthy(address: SocketAddr) -> Result<()> {
-    let health = http::get(address, HEALTH).await?;
-    match health.contains(r#""health":"true""#) {
-        true => Ok(()),
-        false => Err(Error::new(ErrorKind::Unavailable, health)),
     }
 }
 
