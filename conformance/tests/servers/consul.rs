@@ -195,12 +195,7 @@ async fn tls() -> Result {
 }
 
 async fn datacenters() -> Result {
-    let one = Consul::start().await?;
-    let two = Consul::builder()
-        .datacenter("dc2")
-        .beside(&one)
-        .start()
-        .await?;
+    let [one, two] = Consul::two_datacenters().await?;
     register(&two).await?;
     known(&two, true).await?;
     eventually(SOON, "dc1 to read from dc2", async || {

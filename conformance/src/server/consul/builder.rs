@@ -11,13 +11,14 @@ use crate::server::{Authority, Container, LocalProcess, free_port};
 /// The token of the operator, with [`ConsulBuilder::acl`].
 const MANAGEMENT: &str = "c0f0c0f0-0000-4000-8000-000000000001";
 
-/// A server that is not started yet: by default without security, in the data centre `dc1`, on free ports.
+/// A server that is not started yet: by default without security, on free ports.
 #[derive(Clone, Debug, Default)]
 pub struct ConsulBuilder {
     acl: bool,
     tls: bool,
-    datacenter: Option<String>,
-    beside: Option<SocketAddr>,
+    pub(super) datacenter: Option<&'static str>,
+    /// A server of another data centre; it is ready when both know of each other.
+    pub(super) beside: Option<SocketAddr>,
     configuration: Vec<String>,
 }
 
@@ -31,18 +32,6 @@ impl ConsulBuilder {
     /// Serves HTTPS, with certificates of its clients from its own [`Authority`], beside plain HTTP for the operator.
     pub fn tls(mut self) -> Self {
         self.tls = true;
-        self
-    }
-
-    /// The name of its data centre.
-    pub fn datacenter(mut self, name: impl Into<String>) -> Self {
-        self.datacenter = Some(name.into());
-        self
-    }
-
-    /// Joins this server of another data centre; it is ready when both know of each other.
-    pub fn beside(mut self, other: &Consul) -> Self {
-        self.beside = other.wan;
         self
     }
 
@@ -71,7 +60,7 @@ impl ConsulBuilder {
                 scratch: scratch()?,
             });
         }
-        let datacenter = self.datacenter.as_deref().unwrap_or("dc1");
+        let datacenter = self.datacenter.unwrap_or("dc1");
         let agent = Agent::new(format!("{datacenter}-s0"));
         agent.start(Role::Alone, self).await
     }
@@ -115,7 +104,7 @@ impl Agent {
             wan,
             ..
         } = self;
-        let datacenter = builder.datacenter.as_deref().unwrap_or("dc1");
+        let datacenter = builder.datacenter.unwrap_or("dc1");
         let mut access = Access::default();
         let mut fragments = vec![format!(
             r#"datacenter = "{datacenter}"

@@ -54,6 +54,20 @@ impl Consul {
         ConsulBuilder::default().start().await
     }
 
+    /// Starts two servers, each alone in its data centre, `dc1` and `dc2`, which know of each other.
+    ///
+    /// # Errors
+    /// As [`Server::restart`].
+    pub async fn two_datacenters() -> Result<[Self; 2]> {
+        let mut builder = Self::builder();
+        builder.datacenter = Some("dc1");
+        let one = builder.clone().start().await?;
+        builder.datacenter = Some("dc2");
+        builder.beside = one.wan;
+        let two = builder.start().await?;
+        Ok([one, two])
+    }
+
     /// A server with other settings.
     pub fn builder() -> ConsulBuilder {
         ConsulBuilder::default()
