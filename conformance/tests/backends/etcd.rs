@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, GetOptions};
+use etcd_client::{Client, GetOptions, PutOptions, Txn, TxnOp};
 use registry_conformance::{Backend, Fault, Faults, LocalProcess, Site, free_port};
 use registry_core::{
-    Capability, Drivers, Error, ErrorKind, InstanceKey, Registry, Result, ServiceName, TtlScope,
-    Window, async_trait,
+    Capability, Drivers, Error, ErrorKind, Instance, InstanceKey, Registry, Result, ServiceName,
+    TtlScope, Window, async_trait,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -53,7 +53,10 @@ impl Backend for EtcdBackend {
             forget: true,
             spoil: true,
             wire: true,
+            compact: true,
+            publish: true,
             processes: true,
+            ..Faults::NONE
         }
     }
 
@@ -134,6 +137,8 @@ impl Site for Member {
             Fault::Wipe => self.process.wipe().await?,
             Fault::Forget(key) => self.forget(key).await.map_err(failed)?,
             Fault::Spoil(service) => self.spoil(service).await.map_err(failed)?,
+            Fault::Compact => self.compact().await.map_err(failed)?,
+            Fault::Publish(instances) => self.publish(instances).await.map_err(failed)?,
             other => return Err(other.unsupported()),
         }
         Ok(())
@@ -177,6 +182,31 @@ impl Member {
             client.delete(key, None).await?;
         }
         Ok(())
+    }
+
+    async fn compact(&self) -> std::result::Result<(), etcd_client::Error> {
+        let mut client = self.client().await?;
+        let found = client.get("any", None).await?;
+        let revision = found.header().map_or(0, |header| header.revision());
+        client.compact(revision, None).await.map(drop)
+    }
+
+    /// Writes as a stranger does who knows the layout, in one transaction.
+    async fn publish(
+        &self,
+        instances: &[Arc<Instance>],
+    ) -> std::result::Result<(), etcd_client::Error> {
+        let mut client = self.client().await?;
+        let lease = client.lease_grant(120, None).await?.id();
+        let puts: Vec<_> = instances
+            .iter()
+            .map(|instance| {
+                let key = format!("{PREFIX}/{}/{}", instance.service, instance.id);
+                let options = PutOptions::new().with_lease(lease);
+                TxnOp::put(key, registry_go_micro::encode(instance), Some(options))
+            })
+            .collect();
+        client.txn(Txn::new().and_then(puts)).await.map(drop)
     }
 
     /// Puts records beside those of a service that are no instance of it.

@@ -43,6 +43,9 @@ pub(crate) struct Lease {
     pub(crate) granted: Duration,
 }
 
+/// What was found at a key: the revision and the lease, or `None` where there is no key.
+pub(crate) type Found = Option<(i64, i64)>;
+
 impl Slot {
     /// The leases that the key may be attached to.
     pub(crate) fn leases(&self) -> impl Iterator<Item = i64> {
@@ -61,6 +64,16 @@ impl Slot {
         self.revision = revision;
         self.holder = self.lease.as_ref().map_or(0, |lease| lease.id);
         self.others.clear();
+    }
+
+    /// Takes what was found at the key for known, unless it is somebody else's.
+    pub(crate) fn adopt(&mut self, found: Found) -> bool {
+        let (revision, holder) = found.unwrap_or_default();
+        let ours = found.is_none() || self.leases().any(|lease| lease == holder);
+        if ours {
+            (self.revision, self.holder) = (revision, holder);
+        }
+        ours
     }
 
     fn is_empty(&self) -> bool {
@@ -209,5 +222,10 @@ mod tests {
         slot.published(7);
         assert_eq!(slot.leases().collect::<Vec<_>>(), [2]);
         assert_eq!((slot.revision, slot.holder), (7, 2));
+        assert!(!slot.adopt(Some((8, 1))) && !slot.adopt(Some((8, 0))));
+        assert!(slot.adopt(Some((8, 2))));
+        assert_eq!((slot.revision, slot.holder), (8, 2));
+        assert!(slot.adopt(None));
+        assert_eq!((slot.revision, slot.holder), (0, 0));
     }
 }

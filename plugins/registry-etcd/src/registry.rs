@@ -22,7 +22,7 @@ use crate::config::EtcdConfig;
 use crate::error::{self, Remedy};
 use crate::keeper::Keeper;
 use crate::list::{Listing, list};
-use crate::records::{Lease, Records, Turn};
+use crate::records::{Found, Lease, Records, Turn};
 use crate::stream::Streams;
 use crate::watcher::EtcdWatcher;
 
@@ -54,9 +54,6 @@ pub struct Etcd {
     losses: tokio::sync::Mutex<watch::Receiver<u64>>,
     closed: watch::Sender<bool>,
 }
-
-/// What a transaction found at a key: the revision and the lease, or `None` where there is no key.
-type Found = Option<(i64, i64)>;
 
 enum Written {
     At(i64, Link),
@@ -194,13 +191,9 @@ impl Etcd {
                     return Ok(lease);
                 }
                 Ok(Written::Refused(found)) => {
-                    let mut slot = turn.slot();
-                    let (revision, holder) = found.unwrap_or_default();
-                    if found.is_none() || slot.leases().any(|lease| lease == holder) {
-                        (slot.revision, slot.holder) = (revision, holder);
+                    if turn.slot().adopt(found) {
                         continue;
                     }
-                    drop(slot);
                     // What we hold for an id that is not ours is of no use.
                     self.withdraw(turn).await?;
                     let why = "somebody else who is alive holds this id; choose another one";
