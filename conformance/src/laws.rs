@@ -2,24 +2,26 @@
 //!
 //! - a watch begins with a snapshot, ends with an error and says nothing after it;
 //! - it reports no change that is none, and never an empty list;
-//! - it shows only what was registered (no phantom), and never an older state after a newer one;
+//! - it shows only what was registered (no phantom), and never an older state after a newer one; a registry that judges
+//!   health may show it with a status of its own;
 //! - what was deregistered does not come back.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry_core::{Change, Instance, InstanceKey};
+use registry_core::{Change, Instance, InstanceKey, Status};
 
 use crate::case::{Failure, Outcome};
 use crate::history::{Event, What, slice};
 
 /// Every law that holds for every history, about the services whose names begin with `ours`. `gone` is how long a
-/// removal may take to be seen.
-pub(crate) fn hold(events: &[Event], ours: &str, gone: Duration) -> Outcome {
+/// removal may take to be seen; `judges` is whether the registry gives statuses of its own.
+pub(crate) fn hold(events: &[Event], ours: &str, gone: Duration, judges: bool) -> Outcome {
     let mut written = Written {
         ours,
         gone,
+        judges,
         ..Written::default()
     };
     let mut watches: HashMap<&str, Watch> = HashMap::new();
@@ -41,6 +43,15 @@ pub(crate) fn hold(events: &[Event], ours: &str, gone: Duration) -> Outcome {
 
 /// No watch reports one of these as gone, and no snapshot lacks it once the watch has seen it.
 pub(crate) fn never_removed(events: &[Event], keys: &[InstanceKey]) -> Outcome {
+    always(events, keys, |_| true)
+}
+
+/// No watch reports one of these as gone or `Down`, and no snapshot lacks it once the watch has seen it.
+pub(crate) fn never_lost(events: &[Event], keys: &[InstanceKey]) -> Outcome {
+    always(events, keys, lives)
+}
+
+fn always(events: &[Event], keys: &[InstanceKey], stays: fn(&Instance) -> bool) -> Outcome {
     for key in keys {
         let mut seen: HashMap<&str, bool> = HashMap::new();
         for (at, event) in events.iter().enumerate() {
@@ -50,8 +61,9 @@ pub(crate) fn never_removed(events: &[Event], keys: &[InstanceKey]) -> Outcome {
             let seen = seen.entry(&event.who).or_default();
             for change in changes {
                 let now = match change {
-                    Change::Snapshot(all) => all.iter().any(|instance| instance.is(key)),
-                    Change::Upsert(instance) => *seen || instance.is(key),
+                    Change::Snapshot(all) => all.iter().any(|other| other.is(key) && stays(other)),
+                    Change::Upsert(instance) if instance.is(key) => stays(instance),
+                    Change::Upsert(_) => *seen,
                     Change::Remove(gone) => *seen && gone != key,
                     Change::Current => *seen,
                 };
@@ -70,11 +82,17 @@ pub(crate) fn never_removed(events: &[Event], keys: &[InstanceKey]) -> Outcome {
     Ok(())
 }
 
+/// Whether somebody may be sent to it, now or later.
+pub(crate) fn lives(instance: &Instance) -> bool {
+    instance.status != Status::Down
+}
+
 /// What was ever registered.
 #[derive(Default)]
 struct Written<'a> {
     ours: &'a str,
     gone: Duration,
+    judges: bool,
     states: HashMap<InstanceKey, Vec<Arc<Instance>>>,
     /// When the last deregistration was acknowledged, unless something was at fault or registered since.
     removed: HashMap<InstanceKey, Duration>,
@@ -96,6 +114,23 @@ impl Written<'_> {
             }
             What::Fault(_) => self.removed.clear(),
             _ => {}
+        }
+    }
+
+    /// Whether what was registered may be shown like this.
+    fn may_show(&self, state: &Arc<Instance>, shown: &Arc<Instance>) -> bool {
+        let judged = self.judges
+            && matches!(
+                shown.status,
+                Status::Down | Status::Warning | Status::Maintenance
+            );
+        match judged {
+            true => {
+                let mut state = Instance::clone(state);
+                state.status = shown.status;
+                state == **shown
+            }
+            false => state == shown,
         }
     }
 }
@@ -217,13 +252,10 @@ impl Watch {
         };
         let states = written.states.get(&key).map_or(&[][..], Vec::as_slice);
         let position = self.position.get(&key).copied().unwrap_or_default();
-        match states
-            .iter()
-            .skip(position)
-            .position(|state| state == instance)
-        {
+        let is_shown = |state: &Arc<Instance>| written.may_show(state, instance);
+        match states.iter().skip(position).position(is_shown) {
             Some(ahead) => self.position.insert(key.clone(), position + ahead),
-            None if states.contains(instance) => {
+            None if states.iter().any(is_shown) => {
                 return broken("an older state came after a newer one", key);
             }
             None => return broken("a state was shown that nobody registered", key),
@@ -253,6 +285,11 @@ mod tests {
         Arc::new(instance.build().unwrap())
     }
 
+    fn down() -> Arc<Instance> {
+        let down = instance(1).edit().status(Status::Down);
+        Arc::new(down.build().unwrap())
+    }
+
     fn key() -> InstanceKey {
         instance(1).key()
     }
@@ -267,7 +304,7 @@ mod tests {
     }
 
     fn broken(whats: Vec<What>) -> String {
-        let failure = hold(&log(whats), "", GONE).unwrap_err();
+        let failure = hold(&log(whats), "", GONE, false).unwrap_err();
         failure.message().lines().next().unwrap().to_owned()
     }
 
@@ -290,7 +327,7 @@ mod tests {
             saw(Change::Snapshot(vec![])),
             What::Ended(Error::new(ErrorKind::Lost, "cut")),
         ]);
-        hold(&honest, "", GONE).unwrap();
+        hold(&honest, "", GONE, false).unwrap();
     }
 
     #[test]
@@ -337,11 +374,27 @@ mod tests {
     }
 
     #[test]
+    fn only_a_registry_that_judges_gives_statuses_of_its_own() {
+        let judged = log(vec![
+            What::Writes(instance(1)),
+            saw(Change::Snapshot(vec![down()])),
+        ]);
+        hold(&judged, "", GONE, true).unwrap();
+        hold(&judged, "", GONE, false).unwrap_err();
+    }
+
+    #[test]
     fn a_removal_of_a_live_instance_is_found_in_changes_and_snapshots() {
         let seen = || saw(Change::Snapshot(vec![instance(1)]));
-        for gone in [Change::Remove(key()), Change::Snapshot(vec![])] {
-            assert!(never_removed(&log(vec![seen(), saw(gone)]), &[key()]).is_err());
+        for gone in [
+            Change::Remove(key()),
+            Change::Snapshot(vec![]),
+            Change::Upsert(down()),
+            Change::Snapshot(vec![down()]),
+        ] {
+            assert!(never_lost(&log(vec![seen(), saw(gone)]), &[key()]).is_err());
         }
-        never_removed(&log(vec![seen(), saw(Change::Current)]), &[key()]).unwrap();
+        never_removed(&log(vec![seen(), saw(Change::Upsert(down()))]), &[key()]).unwrap();
+        never_lost(&log(vec![seen(), saw(Change::Current)]), &[key()]).unwrap();
     }
 }

@@ -14,7 +14,7 @@ mod world;
 
 pub use case::{Case, Failure, Outcome};
 pub use fixture::{
-    Backend, Fault, Faults, LocalProcess, MemoryBackend, Mode, Proxy, Site, free_port,
+    Access, Backend, Fault, Faults, LocalProcess, MemoryBackend, Mode, Proxy, Site, free_port,
 };
 pub use runner::{check, run};
 pub use suite::cases;

@@ -42,9 +42,11 @@ pub fn run(backends: impl IntoIterator<Item = Arc<dyn Backend>>) -> ExitCode {
     let mut trials: Vec<(bool, Trial)> = Vec::new();
     for backend in backends {
         let backend = Existing::or(backend);
+        // A backend `etcd-cluster` is required where `etcd` is.
+        let plugin = backend.name().split('-').next().unwrap_or_default();
         let required = required
             .split(',')
-            .any(|name| name.trim() == backend.name());
+            .any(|name| [plugin, backend.name()].contains(&name.trim()));
         let missing = Arc::new(OnceLock::new());
         for case in applicable(&*backend) {
             let (backend, missing, alone) = (backend.clone(), missing.clone(), alone.clone());
@@ -93,7 +95,11 @@ pub fn check(backend: &Arc<dyn Backend>, name: &str) -> Outcome {
 
 fn applicable(backend: &dyn Backend) -> impl Iterator<Item = Case> + use<> {
     let (capability, faults) = (backend.capability(), backend.faults());
-    cases().filter(move |case| case.applies(&capability, &faults))
+    let elsewhere = backend.asked_elsewhere();
+    cases().filter(move |case| {
+        let asked = |faults: &_| case.applies(&capability, faults);
+        asked(&faults) && !elsewhere.as_ref().is_some_and(asked)
+    })
 }
 
 /// Runs a case in a runtime of its own, holds its history against the laws and sees that no task is left.

@@ -13,7 +13,7 @@ use registry_core::{
 use tokio::task::JoinSet;
 
 use crate::case::{Failure, Outcome};
-use crate::fixture::{Backend, Fault, Proxy, Registrant, Site};
+use crate::fixture::{Access, Backend, Fault, Proxy, Registrant, Site};
 use crate::history::{Brief, History, What};
 use crate::laws;
 use crate::observer::Observer;
@@ -64,6 +64,11 @@ impl World {
     /// A client with a connection of its own.
     pub(crate) async fn client(&self) -> Outcome<Arc<dyn Registry>> {
         self.connect(&self.site().url(None)).await
+    }
+
+    /// A client that comes to a secured registry with this.
+    pub(crate) async fn client_with(&self, access: &Access) -> Outcome<Arc<dyn Registry>> {
+        self.connect(&self.site().admit(access).await?).await
     }
 
     /// A client whose only way to the server is the proxy.
@@ -174,8 +179,19 @@ impl World {
         service: &str,
         expected: &[Arc<Instance>],
     ) -> Outcome {
-        let service = self.service(service);
         let window = self.visible().max(self.gone());
+        self.finds_within(window, client, service, expected).await
+    }
+
+    /// Waits for this long until a lookup of the service finds exactly these.
+    pub(crate) async fn finds_within(
+        &self,
+        window: Duration,
+        client: &Arc<dyn Registry>,
+        service: &str,
+        expected: &[Arc<Instance>],
+    ) -> Outcome {
+        let service = self.service(service);
         let what = format!("a lookup of {service} to find {} instances", expected.len());
         eventually(window, &what, || async {
             let found = client.lookup(&service, &ReadOptions::default()).await?;
@@ -239,6 +255,25 @@ impl World {
         })
     }
 
+    /// Waits for this long until the watch shows nobody of the living: what there is, is `Down`.
+    pub(crate) async fn shows_nobody(&self, window: Duration, observer: &Observer) -> Outcome {
+        let nobody = |seen: &crate::observer::Seen| !seen.view.values().any(|i| laws::lives(i));
+        let what = "the watch to show nobody who lives";
+        observer.until(window, what, nobody).await.map(drop)
+    }
+
+    /// How long after the death of a registrant nobody may call it any more.
+    pub(crate) fn crash(&self, ttl: Option<Duration>) -> Duration {
+        let window = self.capability().windows.crash;
+        window.map(|window| window.at(ttl)).unwrap_or_default() + SLACK
+    }
+
+    /// How long until a registrant whom the registry forgot is back.
+    pub(crate) fn reregister(&self, ttl: Option<Duration>) -> Duration {
+        let window = self.capability().windows.reregister;
+        window.map(|window| window.at(ttl)).unwrap_or_default() + SLACK
+    }
+
     /// How long until others see a registration.
     pub(crate) fn visible(&self) -> Duration {
         self.capability().windows.visible + SLACK
@@ -256,7 +291,10 @@ impl World {
 
     /// Holds the history against the laws.
     pub(crate) fn judge(&self) -> Outcome {
-        laws::hold(&self.history().events(), &self.0.tag, self.gone())
+        let capability = self.capability();
+        let judges =
+            capability.windows.crash != capability.windows.removed || !capability.checks.is_empty();
+        laws::hold(&self.history().events(), &self.0.tag, self.gone(), judges)
     }
 
     /// What may explain a failure: the end of the history and of the server's log.

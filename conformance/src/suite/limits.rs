@@ -1,6 +1,6 @@
 //! What a backend declares, and what does not fit.
 
-use registry_core::{Capability, ErrorKind, Instance, Metadata, Registration, Result};
+use registry_core::{Capability, Endpoint, ErrorKind, Instance, Metadata, Registration, Result};
 
 use crate::case::{Case, Outcome};
 use crate::fixture::{Fault, Faults};
@@ -127,14 +127,28 @@ async fn a_record_that_is_too_long_is_refused(world: World) -> Outcome {
     let neighbour = world.instance("web", "neighbour");
     world.register(&writer, &neighbour).await?;
     let sized = |bytes: usize| {
-        let mut metadata = Metadata::new();
-        let piece = limits.metadata_pair.min(100);
+        // What the instance's own pairs cannot hold is said of its endpoints.
+        const PAIRS: usize = 100;
+        let piece = limits.metadata_pair.min(100.max(record / PAIRS));
+        let mut parts = vec![Metadata::new()];
         for number in 0..bytes.div_ceil(piece) {
-            let key = format!("{number:03}");
+            let key = format!("{number:05}");
             let length = piece.min(bytes - number * piece).saturating_sub(key.len());
-            metadata.insert(key, "v".repeat(length))?;
+            if parts.last().is_none_or(|part| part.len() == PAIRS) {
+                parts.push(Metadata::new());
+            }
+            let part = parts.last_mut().expect("there is one");
+            part.insert(key, "v".repeat(length))?;
         }
-        world.build("web", "growing").metadata(metadata).build()
+        let own = world.build("web", "growing").metadata(parts.remove(0));
+        let parts = parts.into_iter().enumerate();
+        let endpoints = parts.map(|(number, part)| {
+            let name = format!("e{number}").try_into().expect("short");
+            Endpoint::new(name).with_metadata(part)
+        });
+        endpoints
+            .fold(own, |own, endpoint| own.endpoint(endpoint))
+            .build()
     };
     // The payload alone is beyond the limit.
     let over = Registration::from(sized(record + 1)?);

@@ -36,6 +36,10 @@ pub(super) const CASES: &[Case] = &[
         |_, faults| faults.forget
     ),
     case!(draining_is_told_before_leaving),
+    case!(
+        what_an_operator_took_out_stays_out_until_he_is_done,
+        |_, faults| faults.maintain
+    ),
     case!(a_recheck_of_the_living_changes_nothing),
     case!(a_recheck_finds_the_dead, |capability, faults| capability
         .recheck
@@ -78,15 +82,6 @@ fn crash_is_short(capability: &Capability) -> bool {
     window.is_some_and(|window| window <= Duration::from_secs(20))
 }
 
-fn crash_window(world: &World, ttl: Option<Duration>) -> Duration {
-    let window = world
-        .capability()
-        .windows
-        .crash
-        .map(|window| window.at(ttl));
-    window.unwrap_or_default() + SLACK
-}
-
 /// Nobody who is silent for less than the granted TTL is taken for dead; whoever is silent for longer goes.
 async fn a_silent_registration_lapses_and_not_before_its_ttl(world: World) -> Outcome {
     let (writer, reader) = (world.client().await?, world.client().await?);
@@ -99,14 +94,21 @@ async fn a_silent_registration_lapses_and_not_before_its_ttl(world: World) -> Ou
         .shows(&observer, std::slice::from_ref(&instance))
         .await?;
     // Its end is expected by the watch alone: nobody asks the server meanwhile.
-    let window = crash_window(&world, Some(granted));
-    world.shows_within(window, &observer, &[]).await?;
+    world
+        .shows_nobody(world.crash(Some(granted)), &observer)
+        .await?;
     let lived = begin.elapsed();
     ensure!(
         lived >= granted,
         "it was told as gone after {lived:?} of a TTL of {granted:?}"
     );
-    world.finds(&reader, "web", &[]).await
+    let service = instance.service.clone();
+    let found = reader.lookup(&service, &ReadOptions::default()).await?;
+    ensure!(
+        !found.iter().any(|found| laws::lives(found)),
+        "a lookup finds {found:?}"
+    );
+    Ok(())
 }
 
 /// Renewed in time, a registration stays for several times its TTL.
@@ -132,7 +134,7 @@ async fn a_renewed_registration_outlives_its_ttl(world: World) -> Outcome {
     world
         .finds(&reader, "web", std::slice::from_ref(&instance))
         .await?;
-    laws::never_removed(&world.history().events(), &[instance.key()])
+    laws::never_lost(&world.history().events(), &[instance.key()])
 }
 
 /// Heartbeats get their turn beside tasks that leave no thread idle.
@@ -167,7 +169,7 @@ async fn a_registrar_keeps_its_registrations_while_the_process_is_busy(world: Wo
         "the handle is {:?}",
         handle.state()
     );
-    laws::never_removed(&world.history().events(), &[instance.key()])
+    laws::never_lost(&world.history().events(), &[instance.key()])
 }
 
 /// A renewal of what is not registered says so and registers nothing.
@@ -264,12 +266,7 @@ async fn a_forgotten_registration_comes_back_as_last_published(world: World) -> 
         .await?;
     for _ in 0..2 {
         world.inject(Fault::Forget(first.key())).await?;
-        let back = world
-            .capability()
-            .windows
-            .reregister
-            .map(|window| window.at(Some(SHORT)));
-        let window = back.unwrap_or_default() + SLACK;
+        let window = world.reregister(Some(SHORT));
         let service = first.service.clone();
         eventually(window, "the registration to come back", || async {
             let found = reader.lookup(&service, &ReadOptions::default()).await?;
@@ -303,9 +300,41 @@ async fn draining_is_told_before_leaving(world: World) -> Outcome {
     handle.drain().await?;
     let draining = built(instance.edit().status(Status::Draining));
     world.shows_within(SLACK, &observer, &[draining]).await?;
-    laws::never_removed(&world.history().events(), &[instance.key()])?;
+    laws::never_lost(&world.history().events(), &[instance.key()])?;
     handle.deregister().await?;
     world.shows(&observer, &[]).await
+}
+
+/// What an operator took out of service is not brought back by its registrant, whatever that publishes.
+async fn what_an_operator_took_out_stays_out_until_he_is_done(world: World) -> Outcome {
+    let (writer, reader) = (world.client().await?, world.client().await?);
+    let registrar = Registrar::new(writer.clone());
+    let instance = world.instance("web", "a");
+    let wish = Registration::from(Instance::clone(&instance)).ttl(SHORT);
+    let handle = registrar.register_within(wish, RECOVERY).await?;
+    let observer = world.observe(&reader, "web").await?;
+    world
+        .shows(&observer, std::slice::from_ref(&instance))
+        .await?;
+    world.inject(Fault::Maintain(instance.key())).await?;
+    let out = built(instance.edit().status(Status::Maintenance));
+    world.shows(&observer, std::slice::from_ref(&out)).await?;
+    handle.update(|instance| instance.weight(7)).await?;
+    let out = built(out.edit().weight(7));
+    world.shows(&observer, std::slice::from_ref(&out)).await?;
+    // Renewals and registering the same again are no way back either.
+    writer
+        .register(&world.registration(&built(instance.edit().weight(7))))
+        .await?;
+    throughout(SHORT * 2, "out of service", || async {
+        let service = &instance.service;
+        let found = reader.lookup(service, &ReadOptions::default()).await?;
+        crate::world::same(&found, std::slice::from_ref(&out))
+    })
+    .await?;
+    world.inject(Fault::Release(instance.key())).await?;
+    let back = built(instance.edit().weight(7));
+    world.shows(&observer, &[back]).await
 }
 
 /// Looking again at an instance that lives is harmless, and so is looking for one that never was.
@@ -354,7 +383,7 @@ async fn a_killed_registrant_is_gone_within_the_crash_window(world: World) -> Ou
         .await?;
     process.kill().await?;
     world
-        .shows_within(crash_window(&world, Some(SHORT)), &observer, &[])
+        .shows_nobody(world.crash(Some(SHORT)), &observer)
         .await
 }
 
@@ -369,7 +398,7 @@ async fn a_killed_registrant_may_come_back_at_once(world: World) -> Outcome {
         .finds(&reader, "web", std::slice::from_ref(&instance))
         .await?;
     let time = match crash_is_short(&world.capability()) {
-        true => crash_window(&world, Some(SHORT)),
+        true => world.crash(Some(SHORT)),
         false => SLACK,
     };
     let service = instance.service.clone();
@@ -391,14 +420,9 @@ async fn a_stopped_registrant_comes_back_when_it_goes_on(world: World) -> Outcom
         .await?;
     process.stop()?;
     world
-        .shows_within(crash_window(&world, Some(SHORT)), &observer, &[])
+        .shows_nobody(world.crash(Some(SHORT)), &observer)
         .await?;
     process.go_on()?;
-    let back = world
-        .capability()
-        .windows
-        .reregister
-        .map(|window| window.at(Some(SHORT)));
-    let window = back.unwrap_or_default().max(SHORT / 3) + SLACK;
+    let window = world.reregister(Some(SHORT)).max(SHORT / 3 + SLACK);
     world.shows_within(window, &observer, &[instance]).await
 }

@@ -1,5 +1,6 @@
 //! The cases, one topic per file.
 
+mod cluster;
 mod deregister;
 mod faults;
 mod limits;
@@ -16,14 +17,20 @@ use crate::case::Case;
 pub fn cases() -> impl Iterator<Item = Case> {
     [
         register::CASES,
+        register::owners::CASES,
         deregister::CASES,
         lookup::CASES,
         watch::CASES,
+        watch::others::CASES,
         liveness::CASES,
         faults::CASES,
         faults::wire::CASES,
+        faults::store::CASES,
+        faults::stranger::CASES,
+        cluster::CASES,
         limits::CASES,
         security::CASES,
+        security::access::CASES,
         scale::CASES,
     ]
     .concat()

@@ -59,6 +59,7 @@ impl Backend for TinyBackend {
             spoil: true,
             wire: true,
             processes: true,
+            ..Faults::NONE
         }
     }
 

@@ -1,5 +1,7 @@
 //! What registrants and readers notice of a fault, and that it is over when it is over.
 
+pub(super) mod store;
+pub(super) mod stranger;
 pub(super) mod wire;
 
 use std::sync::Arc;
@@ -31,7 +33,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// A connection that is silently dead is noticed within this.
-const SILENCE: Duration = Duration::from_secs(30);
+pub(super) const SILENCE: Duration = Duration::from_secs(30);
 
 fn outage(_: &Capability, faults: &Faults) -> bool {
     faults.outage
@@ -153,7 +155,7 @@ async fn a_restart_removes_nobody(world: World) -> Outcome {
     world.finds(&reader, "web", &instances).await?;
     world.finds(&reader, "silent", &[silent]).await?;
     let keys = crate::world::keys(&instances);
-    crate::laws::never_removed(&world.history().events(), &keys)
+    crate::laws::never_lost(&world.history().events(), &keys)
 }
 
 /// After a loss of all data every live registrant is back within the window, as last published, and readers never saw
@@ -184,14 +186,9 @@ async fn a_wiped_registry_gets_everybody_back(world: World) -> Outcome {
         }
     };
     let back = async {
-        let service = world.service("web");
-        eventually(window, "everybody to be back", || async {
-            same(
-                &reader.lookup(&service, &ReadOptions::default()).await?,
-                &instances,
-            )
-        })
-        .await?;
+        world
+            .finds_within(window, &reader, "web", &instances)
+            .await?;
         world.shows_within(RECOVERY, &follower, &instances).await?;
         fresh(&view, &instances, RECOVERY).await
     };
@@ -281,14 +278,14 @@ async fn a_hung_server_is_an_error_in_time(world: World) -> Outcome {
     fresh(&view, &[instance], reregister(&world).max(RECOVERY)).await
 }
 
-fn several(world: &World, count: usize) -> Vec<Arc<Instance>> {
+pub(super) fn several(world: &World, count: usize) -> Vec<Arc<Instance>> {
     (0..count)
         .map(|i| world.instance("web", &format!("a{i}")))
         .collect()
 }
 
 /// Registers these with a registrar of their own, for the TTL that is granted without a wish, and keeps them registered.
-async fn hold(
+pub(super) async fn hold(
     client: Arc<dyn Registry>,
     instances: &[Arc<Instance>],
 ) -> Outcome<Vec<RegistrationHandle>> {
@@ -311,7 +308,7 @@ async fn hold(
 }
 
 /// Waits until the view is fresh and shows exactly these.
-async fn fresh(view: &View, expected: &[Arc<Instance>], window: Duration) -> Outcome {
+pub(super) async fn fresh(view: &View, expected: &[Arc<Instance>], window: Duration) -> Outcome {
     let what = format!("a fresh view of {} instances", expected.len());
     eventually(window, &what, || async {
         let snapshot = view.snapshot();
@@ -327,9 +324,6 @@ async fn fresh(view: &View, expected: &[Arc<Instance>], window: Duration) -> Out
 }
 
 /// How long until everybody is back after a loss: the window, and the wait of the machines before they try again.
-fn reregister(world: &World) -> Duration {
-    let capability = world.capability();
-    let ttl = capability.default_ttl;
-    let window = capability.windows.reregister.map(|window| window.at(ttl));
-    window.unwrap_or_default() + RECOVERY
+pub(super) fn reregister(world: &World) -> Duration {
+    world.reregister(world.capability().default_ttl) + RECOVERY
 }

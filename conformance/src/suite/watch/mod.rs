@@ -1,5 +1,7 @@
 //! What a watch tells.
 
+pub(super) mod others;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -1,16 +1,17 @@
-//! What `register` publishes, and to whom an id belongs.
+//! What `register` publishes.
+
+pub(super) mod owners;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use registry_core::{
-    Capability, Change, Check, CheckKind, Endpoint, ErrorKind, HealthCheck, Instance, Metadata,
-    ReadOptions, Registration, Registry, Status, TtlScope,
+    Change, Check, CheckKind, Endpoint, ErrorKind, HealthCheck, Instance, Metadata, ReadOptions,
+    Registration, Registry, Status, TtlScope,
 };
 use tokio::time::timeout;
 
 use crate::case::{Case, Failure, Outcome};
-use crate::fixture::Faults;
 use crate::wait::{throughout, within};
 use crate::world::{World, built, same, side_by_side};
 
@@ -23,22 +24,12 @@ pub(super) const CASES: &[Case] = &[
     case!(a_changed_record_is_one_upsert),
     case!(two_ids_at_one_address_are_two_instances),
     case!(one_id_in_two_services_is_two_instances),
-    case!(two_live_owners_of_an_id_conflict, conflicts),
-    case!(the_last_writer_has_the_id, no_conflicts),
     case!(a_dropped_register_can_be_repeated),
     case!(writes_of_one_instance_take_effect_in_order),
     case!(a_ttl_is_a_wish_and_the_grant_is_told),
     case!(a_ttl_of_zero_is_refused),
     case!(a_check_that_the_registry_cannot_run_is_refused),
 ];
-
-fn conflicts(capability: &Capability, _: &Faults) -> bool {
-    capability.conflicts
-}
-
-fn no_conflicts(capability: &Capability, _: &Faults) -> bool {
-    !capability.conflicts
-}
 
 /// What a registration says is what another client reads, field by field.
 async fn a_record_reads_back_field_by_field(world: World) -> Outcome {
@@ -313,49 +304,6 @@ async fn independent(world: &World, instances: [Arc<Instance>; 2]) -> Outcome {
             .await?;
     }
     Ok(())
-}
-
-/// A second live owner of an id is told so, and the first one keeps it until it lets go.
-async fn two_live_owners_of_an_id_conflict(world: World) -> Outcome {
-    let (first, second) = (world.client().await?, world.client().await?);
-    let instance = world.instance("web", "a");
-    world.register(&first, &instance).await?;
-    world
-        .finds(&second, "web", std::slice::from_ref(&instance))
-        .await?;
-    let other = built(instance.edit().address("127.0.0.8:8080"));
-    let refused = second.register(&world.registration(&other)).await;
-    let kind = refused.err().map(|error| error.kind());
-    ensure_eq!(
-        kind,
-        Some(ErrorKind::Conflict),
-        "what the second owner is told"
-    );
-    world
-        .finds(&second, "web", std::slice::from_ref(&instance))
-        .await?;
-    // What is not its own a client cannot take away either.
-    second.deregister(&instance.key()).await?;
-    let mine = built(instance.edit().weight(2));
-    world.register(&first, &mine).await?;
-    world.finds(&second, "web", &[mine]).await?;
-    first.deregister(&instance.key()).await?;
-    world.finds(&first, "web", &[]).await?;
-    world.register(&second, &other).await?;
-    world.finds(&first, "web", &[other]).await
-}
-
-/// Where owners are not told apart, the last one who registers an id has it, and it is one instance.
-async fn the_last_writer_has_the_id(world: World) -> Outcome {
-    let (first, second) = (world.client().await?, world.client().await?);
-    let instance = world.instance("web", "a");
-    world.register(&first, &instance).await?;
-    let other = built(instance.edit().address("127.0.0.8:8080"));
-    world.register(&second, &other).await?;
-    world
-        .finds(&first, "web", std::slice::from_ref(&other))
-        .await?;
-    world.finds(&second, "web", &[other]).await
 }
 
 /// However early a `register` is dropped: it can be repeated, and nothing keeps alive what was deregistered since.

@@ -1,5 +1,7 @@
 //! What is refused, and what never shows.
 
+pub(super) mod access;
+
 use registry_core::ErrorKind;
 
 use crate::case::{Case, Outcome};

@@ -1,0 +1,164 @@
+//! What a cluster of servers survives.
+
+use std::time::Duration;
+
+use registry_core::{Capability, Discovery, ReadOptions};
+use tokio::time::Instant;
+
+use super::faults::{SILENCE, fresh, hold, reregister, several};
+use crate::case::{Case, Failure, Outcome};
+use crate::fixture::{Fault, Faults};
+use crate::laws;
+use crate::observer::Observer;
+use crate::wait::{RECOVERY, SLACK, eventually, throughout, within};
+use crate::world::{World, keys, same};
+
+pub(super) const CASES: &[Case] = &[
+    case!(a_killed_leader_costs_nobody_his_registration, members),
+    case!(a_hung_leader_is_left, members),
+    case!(a_dead_member_delays_nobody_for_long, members),
+    case!(a_lost_quorum_is_said_and_survived, members),
+    case!(wiped_members_get_everybody_back, members),
+];
+
+/// An election, and the time until a client has left the dead for another member.
+const ELECTION: Duration = Duration::from_secs(5);
+
+fn members(_: &Capability, faults: &Faults) -> bool {
+    faults.members
+}
+
+/// Writes are taken again soon, nobody is reported as gone, and watches miss nothing.
+async fn a_killed_leader_costs_nobody_his_registration(world: World) -> Outcome {
+    let (writer, reader) = (world.client().await?, world.client().await?);
+    let mut instances = several(&world, 20);
+    let _handles = hold(writer.clone(), &instances).await?;
+    let discovery = Discovery::new(reader.clone());
+    let view = discovery.service(world.service("web")).await?;
+    fresh(&view, &instances, world.visible()).await?;
+    let follower = Observer::following(reader.clone(), world.service("web").into());
+    world.shows(&follower, &instances).await?;
+    world.inject(Fault::StopLeader).await?;
+    let late = world.instance("web", "late");
+    eventually(ELECTION + SLACK, "a write to be taken", || async {
+        Ok(writer
+            .register(&world.registration(&late))
+            .await
+            .map(drop)?)
+    })
+    .await?;
+    instances.push(late);
+    world.shows_within(RECOVERY, &follower, &instances).await?;
+    fresh(&view, &instances, RECOVERY).await?;
+    world.inject(Fault::Heal).await?;
+    world.finds(&reader, "web", &instances).await?;
+    laws::never_lost(&world.history().events(), &keys(&instances))
+}
+
+/// A member that accepts and does not answer is left for another one in time.
+async fn a_hung_leader_is_left(world: World) -> Outcome {
+    let (writer, reader) = (world.client().await?, world.client().await?);
+    let mut instances = several(&world, 3);
+    let _handles = hold(writer.clone(), &instances).await?;
+    let discovery = Discovery::new(reader.clone());
+    let view = discovery.service(world.service("web")).await?;
+    fresh(&view, &instances, world.visible()).await?;
+    world.inject(Fault::PauseLeader).await?;
+    let late = world.instance("web", "late");
+    let taken = eventually(RECOVERY + ELECTION, "a write to be taken", || async {
+        Ok(writer
+            .register(&world.registration(&late))
+            .await
+            .map(drop)?)
+    });
+    taken.await?;
+    instances.push(late);
+    fresh(&view, &instances, SILENCE).await?;
+    world.inject(Fault::Heal).await?;
+    world.finds(&reader, "web", &instances).await
+}
+
+/// Each new client has its answer in time although one of the members that it is told of is dead.
+async fn a_dead_member_delays_nobody_for_long(world: World) -> Outcome {
+    const CLIENTS: usize = 6;
+    let writer = world.client().await?;
+    let instance = world.instance("web", "a");
+    world.register(&writer, &instance).await?;
+    world.inject(Fault::StopLeader).await?;
+    let only = std::slice::from_ref(&instance);
+    world
+        .finds_within(ELECTION + SLACK, &writer, "web", only)
+        .await?;
+    for _ in 0..CLIENTS {
+        let client = world.client().await?;
+        let options = ReadOptions::default();
+        let lookup = client.lookup(&instance.service, &options);
+        let found = within(Duration::from_secs(3), "a first lookup", lookup).await??;
+        same(&found, only)?;
+    }
+    world.inject(Fault::Heal).await
+}
+
+/// Without a quorum nobody is told an empty service, views say that they are stale, and afterwards all is well.
+async fn a_lost_quorum_is_said_and_survived(world: World) -> Outcome {
+    let (writer, reader) = (world.client().await?, world.client().await?);
+    let instances = several(&world, 5);
+    let _handles = hold(writer, &instances).await?;
+    let discovery = Discovery::new(reader.clone());
+    let view = discovery.service(world.service("web")).await?;
+    fresh(&view, &instances, world.visible()).await?;
+    world.inject(Fault::StopMost).await?;
+    eventually(SILENCE, "the view to be stale", || async {
+        ensure!(!view.snapshot().freshness.is_fresh(), "the view is fresh");
+        Ok(())
+    })
+    .await?;
+    let options = ReadOptions::default();
+    let begin = Instant::now();
+    let lookup = reader.lookup(&instances[0].service, &options);
+    let lookup = within(RECOVERY, "a lookup without a quorum", lookup).await?;
+    match lookup {
+        Ok(found) => same(&found, &instances)?,
+        Err(error) => ensure!(
+            error.is_temporary(),
+            "after {:?} a lookup says {error}",
+            begin.elapsed()
+        ),
+    }
+    throughout(Duration::from_secs(2), "without a quorum", || async {
+        same(&view.snapshot().instances, &instances)
+    })
+    .await?;
+    world.inject(Fault::Heal).await?;
+    fresh(&view, &instances, reregister(&world) + ELECTION).await
+}
+
+/// When every member lost its data, all are back within the window, and readers never saw fewer than half of them.
+async fn wiped_members_get_everybody_back(world: World) -> Outcome {
+    let (writer, reader) = (world.client().await?, world.client().await?);
+    let instances = several(&world, 10);
+    let _handles = hold(writer, &instances).await?;
+    let discovery = Discovery::new(reader.clone());
+    let view = discovery.service(world.service("web")).await?;
+    fresh(&view, &instances, world.visible()).await?;
+    world.inject(Fault::WipeMembers).await?;
+    let window = reregister(&world) + ELECTION;
+    let half = async {
+        throughout(window * 2, "what readers see", || async {
+            let seen = view.snapshot().instances.len();
+            ensure!(seen * 2 >= instances.len(), "{seen} of {}", instances.len());
+            Ok(())
+        })
+        .await
+    };
+    let back = async {
+        world
+            .finds_within(window, &reader, "web", &instances)
+            .await?;
+        fresh(&view, &instances, RECOVERY).await
+    };
+    tokio::select! {
+        half = half => half.and_then(|()| Err(Failure::new("it took too long"))),
+        back = back => back,
+    }
+}
