@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use registry_conformance::{Backend, Fault, Faults, LocalProcess, Site, free_port};
 use registry_consul::{Consul, ConsulConfig};
 use registry_core::{
-    Capability, Check, Error, ErrorKind, Registry, Result, TtlScope, Window, async_trait,
+    Capability, Check, Error, ErrorKind, InstanceKey, Registry, Result, TtlScope, Window,
+    async_trait,
 };
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -69,7 +70,11 @@ impl Backend for ConsulBackend {
             forget: true,
             spoil: true,
             wire: true,
+            restore: true,
+            publish: true,
+            maintain: true,
             processes: true,
+            ..Faults::NONE
         }
     }
 
@@ -118,6 +123,7 @@ impl Backend for ConsulBackend {
         .await?;
         let site = ConsulSite {
             process,
+            saved: Mutex::default(),
             http: reqwest::Client::new(),
         };
         site.ready().await?;
@@ -127,6 +133,8 @@ impl Backend for ConsulBackend {
 
 struct ConsulSite {
     process: LocalProcess,
+    /// The snapshot that `Save` made.
+    saved: Mutex<Vec<u8>>,
     http: reqwest::Client,
 }
 
@@ -153,6 +161,20 @@ impl ConsulSite {
         }
     }
 
+    async fn snapshot(&self, method: Method, body: Vec<u8>) -> reqwest::Result<Vec<u8>> {
+        let url = format!("http://{}/v1/snapshot", self.process.address());
+        let answer = self.http.request(method, url).body(body).send().await?;
+        Ok(answer.error_for_status()?.bytes().await?.into())
+    }
+
+    async fn maintain(&self, key: &InstanceKey, enable: bool) -> Result<()> {
+        let path = format!(
+            "agent/service/maintenance/{}:{}?enable={enable}",
+            key.service, key.id
+        );
+        self.put(&path, Value::Null).await
+    }
+
     /// Waits until the catalog has the server's own node: the server answers long before it can serve.
     async fn ready(&self) -> Result<()> {
         let deadline = Instant::now() + READY;
@@ -167,6 +189,10 @@ impl ConsulSite {
         }
         Err(failed("the server elects no leader"))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed(why: &str) -> Error {
@@ -209,6 +235,33 @@ impl Site for ConsulSite {
                 });
                 self.put("agent/service/register", record).await?;
             }
+            Fault::Save => {
+                let saved = self.snapshot(Method::GET, Vec::new()).await;
+                *lock(&self.saved) = saved.map_err(|error| failed("no snapshot").because(error))?;
+            }
+            Fault::Restore => {
+                let saved = lock(&self.saved).clone();
+                let restored = self.snapshot(Method::PUT, saved).await;
+                restored.map_err(|error| failed("nothing is restored").because(error))?;
+            }
+            Fault::Publish(instances) => {
+                for instance in instances {
+                    // As a program on go-micro does; the tag is its version, which is empty.
+                    let (host, port) = instance
+                        .address
+                        .as_str()
+                        .rsplit_once(':')
+                        .unwrap_or_default();
+                    let record = json!({
+                        "ID": instance.id.as_str(), "Name": instance.service.as_str(), "Address": host,
+                        "Port": port.parse::<u16>().unwrap_or_default(), "Tags": ["v-789c010000ffff00000001"],
+                        "Check": { "TTL": "120s", "Status": "passing" },
+                    });
+                    self.put("agent/service/register", record).await?;
+                }
+            }
+            Fault::Maintain(key) => self.maintain(key, true).await?,
+            Fault::Release(key) => self.maintain(key, false).await?,
             other => return Err(other.unsupported()),
         }
         Ok(())

@@ -22,7 +22,9 @@ pub(crate) const NODE_MAINTENANCE: &str = "_node_maintenance";
 pub(crate) struct Definition {
     #[serde(rename = "CheckID")]
     pub(crate) id: String,
-    pub(crate) name: &'static str,
+    name: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notes: Option<String>,
     #[serde(rename = "TTL", skip_serializing_if = "Option::is_none")]
     ttl: Option<String>,
     #[serde(rename = "HTTP", skip_serializing_if = "Option::is_none")]
@@ -85,10 +87,13 @@ pub(crate) fn definitions(
     registration: &Registration,
     service_id: &str,
     ttl: Duration,
+    revision: u64,
 ) -> Result<Vec<Definition>> {
     let mut all = vec![Definition {
         id: heartbeat_id(service_id),
         name: "heartbeat of the registrant",
+        // A watch of the checks alone learns from it that the record beside them changed.
+        notes: Some(format!("revision {revision}")),
         ttl: Some(duration(ttl)),
         status: "passing",
         deregister_critical_service_after: Some(duration(REMOVED_AFTER)),
@@ -190,12 +195,13 @@ mod tests {
 
     #[test]
     fn a_registration_has_a_heartbeat_and_shows_its_status() {
-        let all = definitions(&registration(Status::Up), "s:i", Duration::from_secs(15)).unwrap();
+        let all =
+            definitions(&registration(Status::Up), "s:i", Duration::from_secs(15), 3).unwrap();
         let json = serde_json::to_value(&all).unwrap();
         assert_eq!(
             json,
             serde_json::json!([{
-                "CheckID": "s:i:ttl", "Name": "heartbeat of the registrant", "TTL": "15000ms",
+                "CheckID": "s:i:ttl", "Name": "heartbeat of the registrant", "Notes": "revision 3", "TTL": "15000ms",
                 "Status": "passing", "DeregisterCriticalServiceAfter": "60000ms",
             }])
         );
@@ -204,7 +210,8 @@ mod tests {
             (Status::Draining, "critical"),
             (Status::Down, "critical"),
         ] {
-            let all = definitions(&registration(status), "s:i", Duration::from_secs(15)).unwrap();
+            let all =
+                definitions(&registration(status), "s:i", Duration::from_secs(15), 3).unwrap();
             assert_eq!((all[1].id.as_str(), all[1].status), ("s:i:status", shown));
             // The agent would remove an instance that says itself that it is down.
             assert_eq!(all[1].deregister_critical_service_after, None);

@@ -16,7 +16,7 @@ use crate::micro;
 pub(crate) const META_ID: &str = "registry-id";
 pub(crate) const META_OWNER: &str = "registry-owner";
 const META_WEIGHT: &str = "registry-weight";
-const META_REPAIR: &str = "registry-repair";
+pub(crate) const META_REVISION: &str = "registry-revision";
 const META_PREFIX: &str = "registry-";
 
 /// Prefixes of the tags that hold fields.
@@ -67,12 +67,14 @@ pub(crate) fn is_reserved(tag: &str) -> bool {
         || micro::is_tag(tag)
 }
 
-/// The id of a service, unique on its agent: the service's name, `:` and the instance's id, of which everything but
-/// ASCII letters, digits and `-._~:@+` is percent-encoded, since Consul's paths take printable characters only.
+/// The id of a service, unique on its agent: the service's name, `:` and the instance's id. Everything but lower-case
+/// ASCII letters, digits and `-._~:@+` is percent-encoded: Consul's paths take printable characters only, and its catalog
+/// does not tell ids apart by case.
 pub(crate) fn service_id(key: &InstanceKey) -> String {
-    let mut id = format!("{}:", key.service);
-    for byte in key.id.as_str().bytes() {
-        match byte.is_ascii_alphanumeric() || b"-._~:@+".contains(&byte) {
+    let mut id = String::new();
+    let parts = [key.service.as_str(), ":", key.id.as_str()];
+    for byte in parts.iter().flat_map(|part| part.bytes()) {
+        match byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._~:@+".contains(&byte) {
             true => id.push(byte.into()),
             false => id.push_str(&format!("%{byte:02X}")),
         }
@@ -80,12 +82,13 @@ pub(crate) fn service_id(key: &InstanceKey) -> String {
     id
 }
 
-/// What is written for a registration. `repair` makes a record that the agent does not take for one that it knows.
+/// What is written for a registration. Another `revision` makes a record that the agent does not take for the one that it
+/// knows.
 pub(crate) fn encode<'a>(
     registration: &'a Registration,
     ttl: std::time::Duration,
     owner: &str,
-    repair: u64,
+    revision: u64,
     config: &ConsulConfig,
 ) -> Result<Service<'a>> {
     let instance = &*registration.instance;
@@ -93,12 +96,10 @@ pub(crate) fn encode<'a>(
     let mut meta = BTreeMap::from([
         (META_ID, instance.id.to_string()),
         (META_OWNER, owner.to_owned()),
+        (META_REVISION, revision.to_string()),
     ]);
     if instance.weight == 0 {
         meta.insert(META_WEIGHT, "0".to_owned());
-    }
-    if repair > 0 {
-        meta.insert(META_REPAIR, repair.to_string());
     }
     let mut tags = match config.format {
         Format::Plain => Vec::new(),
@@ -142,7 +143,7 @@ pub(crate) fn encode<'a>(
             passing: weight,
             warning: weight,
         },
-        checks: checks::definitions(registration, &id, ttl)?,
+        checks: checks::definitions(registration, &id, ttl, revision)?,
         id,
     })
 }
@@ -239,12 +240,13 @@ pub(crate) struct Decoded {
     pub(crate) skipped: Vec<(String, Error)>,
 }
 
-/// Reads a reply. Where two agents hold the same instance, the one that is not down is meant, and of two alike the one
+/// Reads a reply about one service: Consul answers with those too whose names differ by case alone. Where two agents hold the same instance, the one that is not down is meant, and of two alike the one
 /// that was changed last.
-pub(crate) fn decode(entries: Vec<Entry>) -> Decoded {
+pub(crate) fn decode(service: &ServiceName, entries: Vec<Entry>) -> Decoded {
     let mut decoded = Decoded::default();
     let mut places: HashMap<InstanceKey, (usize, (bool, u64))> = HashMap::new();
-    for entry in entries {
+    let of_service = |entry: &Entry| entry.service.service == service.as_str();
+    for entry in entries.into_iter().filter(of_service) {
         let instance = match instance(&entry) {
             Ok(instance) => instance,
             Err(error) => {

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use registry_core::{Error, ErrorKind, Instance, Label, ReadOptions, Result, ServiceName};
+use serde::Deserialize;
 
 use crate::client::{Client, Reply, segment};
 use crate::codec;
 use crate::config::ConsulConfig;
-use crate::sweep::Place;
 
 /// How long a blocking query waits for a change: a server that went back to an older state is silent for so long.
 const WAIT: &str = "20s";
@@ -23,6 +23,23 @@ const REMEMBERED: usize = 1000;
 
 /// The service that every server of Consul registers for itself.
 const CONSUL: &str = "consul";
+
+/// A filter that no service passes: only the index is of interest.
+const NO_SERVICE: &str = "ServiceName == \"\"";
+
+/// Which check changed last when.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct CheckRow {
+    pub(crate) node: String,
+    #[serde(rename = "CheckID")]
+    pub(crate) id: String,
+    /// Empty: a check of the node.
+    #[serde(default)]
+    pub(crate) service_name: String,
+    #[serde(default)]
+    pub(crate) modify_index: u64,
+}
 
 /// Reads services as instances.
 #[derive(Debug)]
@@ -127,26 +144,44 @@ impl Reader {
         })
     }
 
-    /// The index of a part of the catalog.
-    pub(crate) async fn index(
-        &self,
-        datacenter: &Datacenter,
-        (path, filter): Place,
-    ) -> Result<u64> {
+    /// The index of the services of the whole catalog.
+    pub(crate) async fn records(&self, datacenter: &Datacenter) -> Result<u64> {
         let mut query = self.query(datacenter);
-        query.push(("filter", filter));
-        index_of(&self.client.read(path, &query).await?)
+        query.push(("filter", NO_SERVICE));
+        index_of(&self.client.read("catalog/services", &query).await?)
     }
 
-    /// Waits until the index of a part of the catalog has moved on, or for 20 s, and says where it is.
-    pub(crate) async fn moved(
+    /// Waits until a record of a service has changed since `index`, or for 20 s.
+    pub(crate) async fn next_records(&self, datacenter: &Datacenter, index: u64) -> Result<u64> {
+        let path = "catalog/services";
+        let reply = self.wait(datacenter, path, index, Some(NO_SERVICE)).await?;
+        forward(index, &reply)
+    }
+
+    /// Every check of the catalog.
+    pub(crate) async fn checks(&self, datacenter: &Datacenter) -> Result<Found<Vec<CheckRow>>> {
+        let query = self.query(datacenter);
+        let reply = self.client.read("health/state/any", &query).await?;
+        let value = reply.json()?;
+        let index = index_of(&reply)?;
+        Ok(Found { index, value })
+    }
+
+    /// Waits until a check has changed since `index`, or for 20 s. `None`: nothing changed.
+    pub(crate) async fn next_checks(
         &self,
         datacenter: &Datacenter,
-        (path, filter): Place,
         index: u64,
-    ) -> Result<u64> {
-        let reply = self.wait(datacenter, path, index, Some(filter)).await?;
-        forward(index, &reply)
+    ) -> Result<Option<Found<Vec<CheckRow>>>> {
+        let reply = self
+            .wait(datacenter, "health/state/any", index, None)
+            .await?;
+        let now = forward(index, &reply)?;
+        if now == index {
+            return Ok(None);
+        }
+        let value = reply.json()?;
+        Ok(Some(Found { index: now, value }))
     }
 
     /// Whether the servers have a leader. The cheapest question whose answer no cache gives.
@@ -187,7 +222,7 @@ impl Reader {
     }
 
     fn instances(&self, service: &ServiceName, reply: &Reply) -> Result<Found<Vec<Arc<Instance>>>> {
-        let decoded = codec::decode(reply.json()?);
+        let decoded = codec::decode(service, reply.json()?);
         for (id, error) in decoded.skipped {
             self.skip(service, id, &error);
         }

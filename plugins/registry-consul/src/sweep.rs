@@ -1,11 +1,12 @@
 //! One shared watch for every service at once, and for the services beyond those that have a query of their own.
 //!
-//! Two blocking queries, on the services and on the checks of the whole catalog, say that something changed; then
-//! every service that is watched is read. Nothing is read while nothing changes.
+//! Two blocking queries, on the services and on the checks of the whole catalog, say that something changed. The checks
+//! say of which service: every registration of this crate has one, which changes with it. A record of others that changes
+//! beside all checks makes every service that is watched be read. Nothing is read while nothing changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use registry_core::{Error, ErrorKind, Instance, Result, Scope, ServiceName};
@@ -13,17 +14,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::hub::Plane;
-use crate::reader::{Datacenter, Reader};
-
-/// A path, and a filter that nothing passes: only the index is of interest.
-pub(crate) type Place = (&'static str, &'static str);
-
-/// A change of a service's record.
-const SERVICES: Place = ("catalog/services", "ServiceName == \"\"");
-
-/// A change of a check.
-const CHECKS: Place = ("health/state/any", "CheckID == \"\"");
+use crate::hub::{Feed, Plane};
+use crate::reader::{CheckRow, Datacenter, Reader};
 
 /// Reads at a time, which leaves other calls their turn.
 const ABREAST: usize = 8;
@@ -31,8 +23,17 @@ const ABREAST: usize = 8;
 /// Time between two queries that each bring something new.
 const PACE: Duration = Duration::from_millis(50);
 
+/// … and for each check of the catalog.
+const PER_CHECK: Duration = Duration::from_micros(10);
+
+/// Within this the checks have told which record changed, if they do.
+const TELL: Duration = Duration::from_millis(100);
+
 /// Longest time between two sweeps while something changes all the time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What was read last, where every service is watched.
+type Services = BTreeMap<ServiceName, Vec<Arc<Instance>>>;
 
 /// Serves the feeds of a plane until it fails, and tells them why.
 pub(crate) async fn run(plane: Weak<Plane>) {
@@ -56,50 +57,152 @@ async fn serve(
     added: &Notify,
 ) -> Result<Infallible> {
     // The indexes come first: what changes after them is waited for, what came before is read.
-    let services = reader.index(datacenter, SERVICES).await?;
-    let checks = reader.index(datacenter, CHECKS).await?;
-    let changed = Notify::new();
+    let records = reader.records(datacenter).await?;
+    let checks = reader.checks(datacenter).await?;
+    let dirty = Dirty::default();
     let sweeps = async {
-        let mut all = true;
+        let mut services = Services::new();
+        let mut next = Due::All;
         loop {
             let begin = Instant::now();
-            read(plane, reader, datacenter, all).await?;
-            if all {
+            read(plane, reader, datacenter, &next, &mut services).await?;
+            if next == Due::All {
                 // It takes half of the time at most.
                 sleep(begin.elapsed().min(LONGEST_PAUSE)).await;
             }
-            all = tokio::select! {
-                () = changed.notified() => true,
-                () = added.notified() => false,
+            next = tokio::select! {
+                due = dirty.due() => due,
+                () = added.notified() => Due::New,
             };
         }
     };
-    let moves = |place, index| moves(plane, reader, datacenter, place, index, &changed);
+    let watch_records = async {
+        let mut index = records;
+        loop {
+            let now = reader.next_records(datacenter, index).await?;
+            if now == index {
+                confirm(plane);
+                continue;
+            }
+            index = now;
+            dirty.records();
+            sleep(PACE).await;
+        }
+    };
+    let watch_checks = async {
+        let (mut index, mut rows) = (checks.index, rows(checks.value));
+        loop {
+            let Some(next) = reader.next_checks(datacenter, index).await? else {
+                continue;
+            };
+            index = next.index;
+            let now = self::rows(next.value);
+            dirty.checks(&rows, &now);
+            rows = now;
+            sleep(PACE + PER_CHECK * u32::try_from(rows.len()).unwrap_or(u32::MAX)).await;
+        }
+    };
     tokio::select! {
         end = sweeps => end,
-        end = moves(SERVICES, services) => end,
-        end = moves(CHECKS, checks) => end,
+        end = watch_records => end,
+        end = watch_checks => end,
     }
 }
 
-/// Says so whenever the index of a part of the catalog moves.
-async fn moves(
-    plane: &Weak<Plane>,
-    reader: &Reader,
-    datacenter: &Datacenter,
-    (path, filter): Place,
-    mut index: u64,
-    changed: &Notify,
-) -> Result<Infallible> {
-    loop {
-        let now = reader.moved(datacenter, (path, filter), index).await?;
-        if now == index {
-            confirm(plane);
-            continue;
+/// By node and id: the service of a check, and its last change.
+type Rows = HashMap<(String, String), (String, u64)>;
+
+fn rows(checks: Vec<CheckRow>) -> Rows {
+    let row = |row: CheckRow| ((row.node, row.id), (row.service_name, row.modify_index));
+    checks.into_iter().map(row).collect()
+}
+
+/// What is to be read.
+#[derive(Debug, PartialEq)]
+enum Due {
+    /// Every service.
+    All,
+    /// Services that changed.
+    Some(BTreeSet<String>),
+    /// What was not read before.
+    New,
+}
+
+/// What has changed and was not read since.
+#[derive(Debug, Default)]
+struct Dirty {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    services: BTreeSet<String>,
+    /// A node's check changed, which is about every service there.
+    all: bool,
+    /// Since when records have changed that no check may have told of.
+    records: Option<Instant>,
+    /// Checks told of a change since then, which may be all that it was.
+    told: bool,
+}
+
+impl Dirty {
+    fn records(&self) {
+        self.state().records.get_or_insert_with(Instant::now);
+        self.wake.notify_one();
+    }
+
+    fn checks(&self, before: &Rows, now: &Rows) {
+        let mut state = self.state();
+        let changed = |one: &Rows, other: &Rows| -> Vec<String> {
+            let differs = one
+                .iter()
+                .filter(|(check, row)| other.get(*check) != Some(*row));
+            differs.map(|(_, (service, _))| service.clone()).collect()
+        };
+        for service in changed(before, now).into_iter().chain(changed(now, before)) {
+            match service.is_empty() {
+                true => state.all = true,
+                false => drop(state.services.insert(service)),
+            }
         }
-        index = now;
-        changed.notify_one();
-        sleep(PACE).await;
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Waits until something is due.
+    async fn due(&self) -> Due {
+        loop {
+            let wait = {
+                let mut state = self.state();
+                let age = state.records.map(|since| since.elapsed());
+                state.told |= !state.services.is_empty();
+                // The checks get the time to say what it was about; what they say may not be all.
+                let overdue = if state.told { LONGEST_PAUSE } else { TELL };
+                if state.all || age.is_some_and(|age| age >= overdue) {
+                    *state = State::default();
+                    return Due::All;
+                }
+                if !state.services.is_empty() {
+                    return Due::Some(std::mem::take(&mut state.services));
+                }
+                age.map(|age| overdue.saturating_sub(age))
+            };
+            let timer = async {
+                match wait {
+                    Some(wait) => sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = timer => {}
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -109,42 +212,67 @@ fn confirm(plane: &Weak<Plane>) {
     }
 }
 
-/// Reads what is watched: everything, or only what was not read before.
+/// Reads what is due, and tells the feeds.
 async fn read(
     plane: &Weak<Plane>,
     reader: &Arc<Reader>,
     datacenter: &Datacenter,
-    all: bool,
+    due: &Due,
+    all: &mut Services,
 ) -> Result<()> {
     let Some(plane) = plane.upgrade() else {
         return Ok(());
     };
-    let mut feeds = plane.swept();
-    feeds.retain(|(_, feed)| feed.is_new() || all);
+    let feeds = plane.swept();
+    let is_due = |service: &ServiceName| match due {
+        Due::All => true,
+        Due::Some(services) => services.contains(service.as_str()),
+        Due::New => false,
+    };
     let mut names: BTreeSet<ServiceName> = BTreeSet::new();
-    for (scope, _) in &feeds {
-        match scope {
-            Scope::Service(service) => drop(names.insert(service.clone())),
-            _ => names.extend(reader.services(datacenter).await?.value),
+    let mut told: Vec<(Scope, Arc<Feed>)> = Vec::new();
+    let mut everything = None;
+    for (scope, feed) in feeds {
+        let new = feed.is_new();
+        match &scope {
+            Scope::Service(service) if new || is_due(service) => {
+                names.insert(service.clone());
+                told.push((scope, feed));
+            }
+            Scope::Service(_) => {}
+            _ if *due == Due::New && !new => {}
+            _ => {
+                let listed = reader.services(datacenter).await?.value;
+                all.retain(|service, _| listed.contains(service));
+                let unread = listed
+                    .into_iter()
+                    .filter(|service| is_due(service) || new || !all.contains_key(service));
+                names.extend(unread);
+                everything = Some(feed);
+            }
         }
     }
     let mut found = services(reader, datacenter, names).await?;
-    for (scope, feed) in feeds {
-        match &scope {
-            Scope::Service(service) => match found.get(service).cloned() {
-                Some(Ok(instances)) => feed.fanout.replace(instances),
-                Some(Err(error)) => plane.fail_one(&scope, &error),
-                None => {}
-            },
-            // A service that may not be read is not among those that are named, but for a moment.
-            _ => feed.fanout.replace(
-                found
-                    .values_mut()
-                    .flatten()
-                    .flat_map(|found| found.clone())
-                    .collect(),
-            ),
+    for (scope, feed) in told {
+        let Scope::Service(service) = &scope else {
+            continue;
+        };
+        match found.get(service) {
+            Some(Ok(instances)) => feed.fanout.replace(instances.clone()),
+            Some(Err(error)) => plane.fail_one(&scope, error),
+            None => {}
         }
+    }
+    if let Some(feed) = everything {
+        while let Some((service, instances)) = found.pop_first() {
+            // A service that may not be read is not among those that are named, but for a moment.
+            match instances {
+                Ok(instances) if !instances.is_empty() => drop(all.insert(service, instances)),
+                _ => drop(all.remove(&service)),
+            }
+        }
+        feed.fanout
+            .replace(all.values().flatten().cloned().collect());
     }
     Ok(())
 }

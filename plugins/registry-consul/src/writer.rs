@@ -1,6 +1,7 @@
 //! Registrations at the agent, and whether the catalog has them.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::checks;
 use crate::client::{Client, segment};
-use crate::codec::{self, Known, META_OWNER, Record, service_id};
+use crate::codec::{self, Known, META_OWNER, META_REVISION, Record, service_id};
 use crate::config::ConsulConfig;
 use crate::registry::DEFAULT_TTL;
 
@@ -43,8 +44,10 @@ struct Own {
     beaten: Instant,
     /// Whether the agent's record is surely ours. Otherwise it is read before it is written.
     sure: bool,
-    /// Counts the times that the catalog had lost it.
-    repair: u64,
+    /// Counts what was written, and how often the catalog had lost it; the same again is the same revision.
+    revision: u64,
+    /// A hash of what was written.
+    content: u64,
 }
 
 /// A registration that was admitted, ready to be sent.
@@ -53,6 +56,8 @@ pub(crate) struct Prepared {
     registration: Registration,
     service_id: String,
     ttl: Duration,
+    /// A hash of what will be written.
+    content: u64,
 }
 
 impl Writer {
@@ -73,20 +78,24 @@ impl Writer {
         let ttl = Duration::from_millis(
             u64::try_from(ttl.as_micros().div_ceil(1000)).unwrap_or(u64::MAX),
         );
-        let prepared = Prepared {
+        let mut prepared = Prepared {
             registration: registration.clone(),
             service_id: service_id(&registration.key()),
             ttl,
+            content: 0,
         };
-        self.body(&prepared, 0)?;
+        let (body, _) = self.body(&prepared, u64::MAX)?;
+        let mut hasher = DefaultHasher::new();
+        body.hash(&mut hasher);
+        prepared.content = hasher.finish();
         Ok(prepared)
     }
 
-    fn body(&self, prepared: &Prepared, repair: u64) -> Result<(Vec<u8>, BTreeSet<String>)> {
+    fn body(&self, prepared: &Prepared, revision: u64) -> Result<(Vec<u8>, BTreeSet<String>)> {
         let Prepared {
             registration, ttl, ..
         } = prepared;
-        let service = codec::encode(registration, *ttl, &self.owner, repair, &self.config)?;
+        let service = codec::encode(registration, *ttl, &self.owner, revision, &self.config)?;
         let checks = service
             .checks
             .iter()
@@ -117,10 +126,11 @@ impl Writer {
         let Prepared {
             service_id, ttl, ..
         } = prepared;
-        let (mut before, mut repair, mut lapsed, mut shown) = (BTreeSet::new(), 0, false, None);
-        let mut sure = false;
+        let (mut before, mut shown) = (BTreeSet::new(), None);
+        let (mut sure, mut revision) = (false, 1);
         if let Some(own) = self.own().get_mut(key) {
-            repair = own.repair;
+            // Of one content there is one revision, unless the catalog has to be told again.
+            revision = own.revision + u64::from(own.content != prepared.content);
             sure = own.sure && own.beaten.elapsed() < own.ttl;
             if sure {
                 before.clone_from(&own.checks);
@@ -131,7 +141,6 @@ impl Writer {
         }
         if !sure && let Some(known) = self.known(service_id).await? {
             self.refuse_foreign(&known, service_id)?;
-            lapsed = !known.is_alive(service_id);
             for check in known.checks() {
                 if checks::is_ours(service_id, &check.id) {
                     before.insert(check.id.clone());
@@ -144,7 +153,7 @@ impl Writer {
                 }
             }
         }
-        let (body, checks) = self.body(prepared, repair)?;
+        let (body, checks) = self.body(prepared, revision)?;
         let own = Own {
             checks: before.union(&checks).cloned().collect(),
             status: prepared.registration.instance.status,
@@ -152,7 +161,8 @@ impl Writer {
             written: Instant::now(),
             beaten: Instant::now(),
             sure: false,
-            repair,
+            revision,
+            content: prepared.content,
         };
         // Before it is sent: an answer that is lost leaves a record that a deregistration has to find.
         self.own().insert(key.clone(), own);
@@ -164,8 +174,8 @@ impl Writer {
             let why = "the agent knows no registrations; does the URL name an agent of Consul?";
             return Err(Error::new(ErrorKind::Protocol, why));
         }
-        if lapsed {
-            // The agent keeps the state of a check that it has.
+        if !sure {
+            // The agent keeps the state of a check that it has, and over a restart that of one that it was told of.
             self.beat(service_id).await?;
         }
         let status = checks::shown_as(prepared.registration.instance.status);
@@ -281,7 +291,7 @@ impl Writer {
         held: &Held,
         id: &str,
         beat: Result<bool>,
-        catalog: &Result<Option<HashSet<String>>>,
+        catalog: &Result<Option<HashMap<String, String>>>,
     ) -> Result<Renewal> {
         let key = &held.registered.key;
         let mut all = self.own();
@@ -294,7 +304,7 @@ impl Writer {
         }
         own.beaten = Instant::now();
         let present = match catalog {
-            Ok(Some(catalog)) => catalog.contains(id),
+            Ok(Some(catalog)) => catalog.get(id) == Some(&own.revision.to_string()),
             // It may not be read with this token: the agent's word has to do.
             Ok(None) => true,
             Err(error) => return Err(error.clone()),
@@ -303,12 +313,13 @@ impl Writer {
             return Ok(Renewal::Held(held.registered.clone()));
         }
         own.sure = false;
-        own.repair += 1;
+        own.revision += 1;
         Ok(Renewal::Unknown)
     }
 
-    /// The ids of our services that the catalog has on the agent's node, or `None` where the ACLs hide them.
-    async fn catalog(&self, one: &str) -> Result<Option<HashSet<String>>> {
+    /// The ids of our services that the catalog has on the agent's node, with their revisions, or `None` where the ACLs
+    /// hide them.
+    async fn catalog(&self, one: &str) -> Result<Option<HashMap<String, String>>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Node {
@@ -326,7 +337,7 @@ impl Writer {
         let path = format!("catalog/node-services/{}", segment(&node));
         let filter = format!("Meta[\"{META_OWNER}\"] == \"{}\"", self.owner);
         let Some(reply) = self.client.ask(&path, &[("filter", &filter)]).await? else {
-            return Ok(Some(HashSet::new()));
+            return Ok(Some(HashMap::new()));
         };
         let services = reply.json::<Option<Node>>()?.and_then(|node| node.services);
         let services = services.unwrap_or_default();
@@ -337,7 +348,12 @@ impl Writer {
                 return Ok(None);
             }
         }
-        Ok(Some(services.into_iter().map(|record| record.id).collect()))
+        let revision = |record: &Record| record.meta(META_REVISION).unwrap_or_default().to_owned();
+        let all = services.into_iter().map(|record| {
+            let revision = revision(&record);
+            (record.id, revision)
+        });
+        Ok(Some(all.collect()))
     }
 
     /// The name of the agent's node. Only its checks tell it to whoever may not ask for more.
