@@ -237,6 +237,8 @@ impl Record {
 #[derive(Debug, Default)]
 pub(crate) struct Decoded {
     pub(crate) instances: Vec<Instance>,
+    /// When the record of each was changed last, by the catalog's index.
+    pub(crate) modified: HashMap<InstanceKey, u64>,
     pub(crate) skipped: Vec<(String, Error)>,
 }
 
@@ -267,6 +269,10 @@ pub(crate) fn decode(service: &ServiceName, entries: Vec<Entry>) -> Decoded {
             Some(_) => {}
         }
     }
+    let modified = places
+        .into_iter()
+        .map(|(key, (_, (_, index)))| (key, index));
+    decoded.modified = modified.collect();
     decoded
 }
 

@@ -278,25 +278,26 @@ async fn follow(
     let follow = async {
         let first = reader.service(datacenter, service).await?;
         let (mut index, mut last) = (first.index, first.value);
-        fanout.replace(last.clone());
+        fanout.replace(last.instances.clone());
         loop {
-            let next = reader
-                .next(datacenter, service, index, !last.is_empty())
-                .await?;
+            let had = !last.instances.is_empty();
+            let next = reader.next(datacenter, service, index, had).await?;
             let Some(next) = next else {
                 fanout.confirm();
                 continue;
             };
+            next.value.follows(&last)?;
             index = next.index;
-            if last == next.value {
+            let news = last.instances != next.value.instances;
+            last = next.value;
+            if !news {
                 // Others move the index: whoever asks again at once is as busy as they are.
                 sleep(IDLE_PACE).await;
                 continue;
             }
-            last = next.value;
-            fanout.replace(last.clone());
+            fanout.replace(last.instances.clone());
             // A large service that changes all the time does not take all of the time.
-            sleep(PER_INSTANCE * u32::try_from(last.len()).unwrap_or(u32::MAX)).await;
+            sleep(PER_INSTANCE * u32::try_from(last.instances.len()).unwrap_or(u32::MAX)).await;
         }
     };
     let result: Result<std::convert::Infallible> = follow.await;

@@ -1,11 +1,13 @@
 //! Reads of the catalog, and what an empty one means.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use registry_core::{Error, ErrorKind, Instance, Label, ReadOptions, Result, ServiceName};
+use registry_core::{
+    Error, ErrorKind, Instance, InstanceKey, Label, ReadOptions, Result, ServiceName,
+};
 use serde::Deserialize;
 
 use crate::client::{Client, Reply, segment};
@@ -59,6 +61,31 @@ pub(crate) struct Found<T> {
     pub(crate) value: T,
 }
 
+/// The instances of a service.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Service {
+    pub(crate) instances: Vec<Arc<Instance>>,
+    modified: HashMap<InstanceKey, u64>,
+}
+
+impl Service {
+    /// Refuses to follow a state in which a record is older than it was: the servers were set back. Their index alone
+    /// does not tell, for it has moved on by the next write.
+    pub(crate) fn follows(&self, before: &Self) -> Result<()> {
+        for (key, index) in &self.modified {
+            if before
+                .modified
+                .get(key)
+                .is_some_and(|before| before > index)
+            {
+                let why = "the catalog went back to an older record";
+                return Err(Error::new(ErrorKind::Lost, why).with("instance", key));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The data centre of a read; `None` is the agent's.
 pub(crate) type Datacenter = Option<Label>;
 
@@ -92,7 +119,7 @@ impl Reader {
         &self,
         datacenter: &Datacenter,
         service: &ServiceName,
-    ) -> Result<Found<Vec<Arc<Instance>>>> {
+    ) -> Result<Found<Service>> {
         let path = format!("health/service/{}", segment(service.as_str()));
         let mut query = self.query(datacenter);
         if let Some(near) = &self.near {
@@ -112,7 +139,7 @@ impl Reader {
         service: &ServiceName,
         index: u64,
         had: bool,
-    ) -> Result<Option<Found<Vec<Arc<Instance>>>>> {
+    ) -> Result<Option<Found<Service>>> {
         let path = format!("health/service/{}", segment(service.as_str()));
         let reply = self.wait(datacenter, &path, index, None).await;
         let reply = reply.map_err(|error| error.with("service", service))?;
@@ -221,14 +248,17 @@ impl Reader {
         query
     }
 
-    fn instances(&self, service: &ServiceName, reply: &Reply) -> Result<Found<Vec<Arc<Instance>>>> {
+    fn instances(&self, service: &ServiceName, reply: &Reply) -> Result<Found<Service>> {
         let decoded = codec::decode(service, reply.json()?);
         for (id, error) in decoded.skipped {
             self.skip(service, id, &error);
         }
         Ok(Found {
             index: index_of(reply)?,
-            value: decoded.instances.into_iter().map(Arc::new).collect(),
+            value: Service {
+                instances: decoded.instances.into_iter().map(Arc::new).collect(),
+                modified: decoded.modified,
+            },
         })
     }
 

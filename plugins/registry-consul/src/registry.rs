@@ -146,7 +146,7 @@ impl Registry for Consul {
         self.admit_read(options)?;
         let datacenter = self.reader.datacenter(options);
         let found = self.reader.service(&datacenter, service).await?;
-        Ok(found.value)
+        Ok(found.value.instances)
     }
 
     async fn services(&self, options: &ReadOptions) -> Result<Vec<ServiceName>> {

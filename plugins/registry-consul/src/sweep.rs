@@ -9,13 +9,13 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use registry_core::{Error, ErrorKind, Instance, Result, Scope, ServiceName};
+use registry_core::{Error, ErrorKind, Result, Scope, ServiceName};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::hub::{Feed, Plane};
-use crate::reader::{CheckRow, Datacenter, Reader};
+use crate::reader::{CheckRow, Datacenter, Found, Reader, Service};
 
 /// Reads at a time, which leaves other calls their turn.
 const ABREAST: usize = 8;
@@ -32,8 +32,8 @@ const TELL: Duration = Duration::from_millis(100);
 /// Longest time between two sweeps while something changes all the time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What was read last, where every service is watched.
-type Services = BTreeMap<ServiceName, Vec<Arc<Instance>>>;
+/// What was read last.
+type Services = BTreeMap<ServiceName, Service>;
 
 /// Serves the feeds of a plane until it fails, and tells them why.
 pub(crate) async fn run(plane: Weak<Plane>) {
@@ -59,13 +59,13 @@ async fn serve(
     // The indexes come first: what changes after them is waited for, what came before is read.
     let records = reader.records(datacenter).await?;
     let checks = reader.checks(datacenter).await?;
-    let dirty = Dirty::default();
+    let dirty = Dirty::at(checks.index);
     let sweeps = async {
         let mut services = Services::new();
         let mut next = Due::All;
         loop {
             let begin = Instant::now();
-            read(plane, reader, datacenter, &next, &mut services).await?;
+            read(plane, reader, datacenter, &dirty, &next, &mut services).await?;
             if next == Due::All {
                 // It takes half of the time at most.
                 sleep(begin.elapsed().min(LONGEST_PAUSE)).await;
@@ -97,7 +97,7 @@ async fn serve(
             };
             index = next.index;
             let now = self::rows(next.value);
-            dirty.checks(&rows, &now);
+            dirty.checks(index, &rows, &now);
             rows = now;
             sleep(PACE + PER_CHECK * u32::try_from(rows.len()).unwrap_or(u32::MAX)).await;
         }
@@ -144,6 +144,10 @@ struct State {
     records: Option<Instant>,
     /// Checks told of a change since then, which may be all that it was.
     told: bool,
+    /// The index of the checks.
+    index: u64,
+    /// Services whose last read saw more than the checks have told: what came and went since is in no difference of checks.
+    ahead: BTreeSet<String>,
 }
 
 impl Dirty {
@@ -152,8 +156,36 @@ impl Dirty {
         self.wake.notify_one();
     }
 
-    fn checks(&self, before: &Rows, now: &Rows) {
+    fn at(index: u64) -> Self {
+        let this = Self::default();
+        this.state().index = index;
+        this
+    }
+
+    /// How far the checks have told.
+    fn index(&self) -> u64 {
+        self.state().index
+    }
+
+    /// A service was read, which began when the checks had told as far as `begin`, and saw it as of `index`.
+    fn read(&self, service: &ServiceName, begin: u64, index: u64) {
         let mut state = self.state();
+        let service = service.to_string();
+        if index <= begin {
+            state.ahead.remove(&service);
+        } else if state.index == begin {
+            state.ahead.insert(service);
+        } else {
+            state.services.insert(service);
+            self.wake.notify_one();
+        }
+    }
+
+    fn checks(&self, index: u64, before: &Rows, now: &Rows) {
+        let mut state = self.state();
+        state.index = index;
+        let ahead = std::mem::take(&mut state.ahead);
+        state.services.extend(ahead);
         let changed = |one: &Rows, other: &Rows| -> Vec<String> {
             let differs = one
                 .iter()
@@ -180,7 +212,11 @@ impl Dirty {
                 // The checks get the time to say what it was about; what they say may not be all.
                 let overdue = if state.told { LONGEST_PAUSE } else { TELL };
                 if state.all || age.is_some_and(|age| age >= overdue) {
-                    *state = State::default();
+                    let index = state.index;
+                    *state = State {
+                        index,
+                        ..State::default()
+                    };
                     return Due::All;
                 }
                 if !state.services.is_empty() {
@@ -217,62 +253,73 @@ async fn read(
     plane: &Weak<Plane>,
     reader: &Arc<Reader>,
     datacenter: &Datacenter,
+    dirty: &Dirty,
     due: &Due,
-    all: &mut Services,
+    last: &mut Services,
 ) -> Result<()> {
     let Some(plane) = plane.upgrade() else {
         return Ok(());
     };
-    let feeds = plane.swept();
+    let begin = dirty.index();
     let is_due = |service: &ServiceName| match due {
         Due::All => true,
         Due::Some(services) => services.contains(service.as_str()),
         Due::New => false,
     };
+    let mut wanted: BTreeSet<ServiceName> = BTreeSet::new();
     let mut names: BTreeSet<ServiceName> = BTreeSet::new();
-    let mut told: Vec<(Scope, Arc<Feed>)> = Vec::new();
+    let mut told: Vec<(ServiceName, Arc<Feed>)> = Vec::new();
     let mut everything = None;
-    for (scope, feed) in feeds {
+    for (scope, feed) in plane.swept() {
         let new = feed.is_new();
-        match &scope {
-            Scope::Service(service) if new || is_due(service) => {
+        match scope {
+            Scope::Service(service) => {
+                wanted.insert(service.clone());
+                if new || is_due(&service) {
+                    names.insert(service.clone());
+                    told.push((service, feed));
+                }
+            }
+            _ => everything = Some((feed, new)),
+        }
+    }
+    if let Some((_, new)) = &everything {
+        let listed = reader.services(datacenter).await?.value;
+        for service in listed {
+            if *new || is_due(&service) || !last.contains_key(&service) {
                 names.insert(service.clone());
-                told.push((scope, feed));
             }
-            Scope::Service(_) => {}
-            _ if *due == Due::New && !new => {}
-            _ => {
-                let listed = reader.services(datacenter).await?.value;
-                all.retain(|service, _| listed.contains(service));
-                let unread = listed
-                    .into_iter()
-                    .filter(|service| is_due(service) || new || !all.contains_key(service));
-                names.extend(unread);
-                everything = Some(feed);
+            wanted.insert(service);
+        }
+    }
+    last.retain(|service, _| wanted.contains(service));
+    let mut denied = BTreeMap::new();
+    for (service, found) in services(reader, datacenter, names).await? {
+        match found {
+            Ok(found) => {
+                dirty.read(&service, begin, found.index);
+                if let Some(before) = last.get(&service) {
+                    found.value.follows(before)?;
+                }
+                last.insert(service, found.value);
+            }
+            Err(error) => {
+                last.remove(&service);
+                denied.insert(service, error);
             }
         }
     }
-    let mut found = services(reader, datacenter, names).await?;
-    for (scope, feed) in told {
-        let Scope::Service(service) = &scope else {
-            continue;
-        };
-        match found.get(service) {
-            Some(Ok(instances)) => feed.fanout.replace(instances.clone()),
-            Some(Err(error)) => plane.fail_one(&scope, error),
-            None => {}
+    for (service, feed) in told {
+        match (last.get(&service), denied.get(&service)) {
+            (Some(found), _) => feed.fanout.replace(found.instances.clone()),
+            (None, Some(error)) => plane.fail_one(&service.into(), error),
+            (None, None) => {}
         }
     }
-    if let Some(feed) = everything {
-        while let Some((service, instances)) = found.pop_first() {
-            // A service that may not be read is not among those that are named, but for a moment.
-            match instances {
-                Ok(instances) if !instances.is_empty() => drop(all.insert(service, instances)),
-                _ => drop(all.remove(&service)),
-            }
-        }
-        feed.fanout
-            .replace(all.values().flatten().cloned().collect());
+    if let Some((feed, _)) = everything {
+        // What may not be read is not among those that are listed, but for a moment.
+        let all = last.values().flat_map(|found| &found.instances);
+        feed.fanout.replace(all.cloned().collect());
     }
     Ok(())
 }
@@ -282,7 +329,7 @@ async fn services(
     reader: &Arc<Reader>,
     datacenter: &Datacenter,
     names: BTreeSet<ServiceName>,
-) -> Result<BTreeMap<ServiceName, Result<Vec<Arc<Instance>>>>> {
+) -> Result<BTreeMap<ServiceName, Result<Found<Service>>>> {
     let mut found = BTreeMap::new();
     let mut names = names.into_iter();
     let mut reads = JoinSet::new();
@@ -293,7 +340,7 @@ async fn services(
             let (reader, datacenter) = (reader.clone(), datacenter.clone());
             reads.spawn(async move {
                 let read = reader.service(&datacenter, &service).await;
-                (service, read.map(|found| found.value))
+                (service, read)
             });
         }
         match reads.join_next().await {
