@@ -120,7 +120,7 @@ pub(crate) fn encode<'a>(
         tag(ALTERNATE, address.as_str());
     }
     for endpoint in &instance.endpoints {
-        tag(ENDPOINT, &crate::endpoint::encode(endpoint));
+        tag(ENDPOINT, &registry_go_micro::encode_endpoint(endpoint));
     }
     let mut pairs = 0;
     for (key, value) in instance.metadata.iter() {
@@ -315,7 +315,7 @@ fn own(instance: &mut Instance, record: &Record) -> Result<()> {
         } else if let Some(address) = tag.strip_prefix(ALTERNATE) {
             instance.alternates.push(address.parse()?);
         } else if let Some(endpoint) = tag.strip_prefix(ENDPOINT) {
-            let endpoint = crate::endpoint::decode(endpoint);
+            let endpoint = registry_go_micro::decode_endpoint(endpoint.as_bytes()).ok();
             instance.endpoints.extend(endpoint);
         } else if let Some((key, value)) = tag
             .strip_prefix(METADATA)

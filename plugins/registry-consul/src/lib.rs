@@ -4,7 +4,6 @@ mod checks;
 mod client;
 mod codec;
 mod config;
-mod endpoint;
 mod hub;
 mod micro;
 mod reader;

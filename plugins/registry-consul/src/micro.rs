@@ -25,7 +25,7 @@ pub(crate) fn encode(instance: &Instance) -> Vec<String> {
         tags.push(pack('t', &serde_json::json!({ key: value }).to_string()));
     }
     for endpoint in &instance.endpoints {
-        tags.push(pack('e', &crate::endpoint::encode(endpoint)));
+        tags.push(pack('e', &registry_go_micro::encode_endpoint(endpoint)));
     }
     let version = instance.version.as_ref().map_or("", Label::as_str);
     tags.push(pack('v', version));
@@ -42,7 +42,9 @@ pub(crate) fn decode<'a>(tags: impl IntoIterator<Item = &'a str>) -> Option<Node
         };
         let read = match kind {
             't' => pairs(&text, &mut node.metadata),
-            'e' => crate::endpoint::decode(&text).map(|endpoint| node.endpoints.push(endpoint)),
+            'e' => registry_go_micro::decode_endpoint(text.as_bytes())
+                .ok()
+                .map(|endpoint| node.endpoints.push(endpoint)),
             // An empty version is what go-micro writes for none.
             _ => {
                 node.version = Label::try_from(text.as_str()).ok();
