@@ -1,5 +1,7 @@
 //! A real agent, for what the suite cannot ask.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -87,6 +89,11 @@ impl Agent {
 
     pub(crate) async fn put(&self, path: &str, token: Option<&str>, body: Value) -> Value {
         self.ask(reqwest::Method::PUT, path, token, Some(body))
+            .await
+    }
+
+    pub(crate) async fn delete(&self, path: &str, token: &str) -> Value {
+        self.ask(reqwest::Method::DELETE, path, Some(token), None)
             .await
     }
 
