@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use registry_core::{Error, ErrorKind, Result, TlsConfig};
@@ -12,6 +12,7 @@ use reqwest::{Certificate, Identity, Method, StatusCode, redirect};
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
 use crate::config::{BASE_CONNECTIONS, ConsulConfig};
 

@@ -3,13 +3,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use registry_core::{
     Error, ErrorKind, Held, InstanceKey, Registered, Registration, Renewal, Result, Status,
 };
 use serde::Deserialize;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::checks;
 use crate::client::{Client, segment};
