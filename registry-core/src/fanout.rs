@@ -85,10 +85,7 @@ impl Fanout {
     }
 
     /// What these instances say now, or `None` for one that is gone. Watchers hear the differences as one batch.
-    pub fn apply(
-        &self,
-        changes: impl IntoIterator<Item = (InstanceKey, Option<Arc<Instance>>)>,
-    ) {
+    pub fn apply(&self, changes: impl IntoIterator<Item = (InstanceKey, Option<Arc<Instance>>)>) {
         self.write(|state| {
             for (key, now) in changes {
                 state.set(key, now);
