@@ -175,7 +175,9 @@ impl Member {
         let key = format!("{PREFIX}/{}/{}", key.service, key.id);
         let options = GetOptions::new().with_keys_only();
         let found = client.get(key.clone(), Some(options)).await?;
-        let lease = found.kvs().first().map_or(0, |record| record.lease());
+        let Some(lease) = found.kvs().first().map(|record| record.lease()) else {
+            return Ok(());
+        };
         if self.revoke.fetch_xor(true, Ordering::Relaxed) {
             client.lease_revoke(lease).await?;
         } else {

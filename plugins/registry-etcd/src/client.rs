@@ -111,11 +111,29 @@ impl Connection {
         }
     }
 
-    /// Gets a new token. etcd-client does so by itself only where a token has expired, not where the users changed
-    /// ("revision of auth store is old").
+    /// Gets a new token, once for all that hold this link. A stream keeps the token that it began with: from here on the
+    /// connection has another serial, and new watches a new stream.
+    ///
+    /// etcd-client does so by itself only where a token has expired, not where the users changed ("revision of auth
+    /// store is old").
     pub(crate) async fn authenticate(&self, link: &Link) -> Result<(), (Remedy, Error)> {
+        let _alone = self.alone(&link.endpoint).await?;
+        if self
+            .current()
+            .is_none_or(|current| current.serial != link.serial)
+        {
+            return Ok(());
+        }
         match timeout(self.config.timeout, link.client.refresh_token()).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                let mut state = self.state();
+                state.serials += 1;
+                let serial = state.serials;
+                if let Some(link) = &mut state.link {
+                    link.serial = serial;
+                }
+                Ok(())
+            }
             Ok(Err(error)) => Err(error::read(error, &link.endpoint)),
             Err(_) => Err((
                 Remedy::Rotate,
@@ -129,14 +147,11 @@ impl Connection {
         if let Some(link) = self.current() {
             return Ok(link);
         }
-        let _alone = self.connecting.lock().await;
+        let _alone = self.alone(&self.next()).await?;
         if let Some(link) = self.current() {
             return Ok(link);
         }
-        let endpoint = {
-            let state = self.state();
-            self.config.endpoints[state.next % self.config.endpoints.len()].clone()
-        };
+        let endpoint = self.next();
         match self.connect(&endpoint).await {
             Ok(client) => {
                 let mut state = self.state();
@@ -174,6 +189,22 @@ impl Connection {
     /// Ends the connection.
     pub(crate) fn close(&self) {
         self.state().link = None;
+    }
+
+    /// Waits until nobody else connects, no longer than for one call.
+    async fn alone(
+        &self,
+        endpoint: &str,
+    ) -> Result<tokio::sync::MutexGuard<'_, ()>, (Remedy, Error)> {
+        let time = self.config.timeout;
+        let turn = timeout(time, self.connecting.lock()).await;
+        turn.map_err(|_| (Remedy::Rotate, error::late(endpoint, time)))
+    }
+
+    /// The endpoint to connect to next.
+    fn next(&self) -> String {
+        let endpoints = &self.config.endpoints;
+        endpoints[self.state().next % endpoints.len()].clone()
     }
 
     fn current(&self) -> Option<Link> {

@@ -12,8 +12,9 @@ use crate::error::Remedy;
 /// Records of one page; less where they are so long that an answer grows beyond [`LARGEST`].
 const PAGE: i64 = 2000;
 
-/// Bytes of the largest answer that is taken. tonic's default of 4 MiB is less than a page of long records.
-const LARGEST: usize = 16 << 20;
+/// Bytes of the largest answer that is taken. tonic's default of 4 MiB is less than a page of long records, or than a
+/// transaction where `--max-request-bytes` allows it.
+pub(crate) const LARGEST: usize = 16 << 20;
 
 /// What a range held at one revision.
 pub(crate) struct Listing {
