@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Error as EtcdError, Identity, TlsOptions};
@@ -19,7 +19,8 @@ const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs
 /// A connection to one endpoint.
 #[derive(Clone)]
 pub(crate) struct Link {
-    pub(crate) client: Client,
+    /// A client is some kilobytes long; each call clones the part that it needs.
+    pub(crate) client: Arc<Client>,
     pub(crate) endpoint: String,
     /// Tells connections apart, also two to the same endpoint.
     pub(crate) serial: u64,
@@ -57,18 +58,9 @@ impl Connection {
         &self.config
     }
 
-    /// Makes one call; where an endpoint fails, the next one is asked, each of them once. `op` may be done twice.
-    pub(crate) async fn call<T, F>(&self, op: impl Fn(Client) -> F + Send + Sync) -> Result<T>
-    where
-        F: Future<Output = Result<T, EtcdError>> + Send,
-    {
-        self.call_with(|link| op(link.client))
-            .await
-            .map_err(|(_, error)| error)
-    }
-
-    /// As [`call`](Self::call); tells what to do about the error.
-    pub(crate) async fn call_with<T, F>(
+    /// Makes one call; where an endpoint fails, the next one is asked, each of them once. `op` may be done twice. The
+    /// error comes with what to do about it.
+    pub(crate) async fn call<T, F>(
         &self,
         op: impl Fn(Link) -> F + Send + Sync,
     ) -> Result<T, (Remedy, Error)>
@@ -157,7 +149,7 @@ impl Connection {
                 let mut state = self.state();
                 state.serials += 1;
                 let link = Link {
-                    client,
+                    client: Arc::new(client),
                     endpoint,
                     serial: state.serials,
                 };

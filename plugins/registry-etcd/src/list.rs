@@ -73,7 +73,7 @@ async fn read(
         if let Some(revision) = revision {
             options = options.with_revision(revision);
         }
-        let page = connection.call_with(|link| {
+        let page = connection.call(|link| {
             let (start, options) = (start.clone(), options.clone());
             async move {
                 let client = link.client.kv_client();
