@@ -9,10 +9,12 @@ use std::sync::Arc;
 use registry_conformance::{Backend, MemoryBackend};
 
 fn main() -> ExitCode {
-    let backends: [Arc<dyn Backend>; 3] = [
+    let backends: [Arc<dyn Backend>; 5] = [
         Arc::new(MemoryBackend),
         Arc::new(mdns::MdnsBackend),
-        Arc::new(etcd::EtcdBackend),
+        Arc::new(etcd::EtcdBackend::Alone),
+        Arc::new(etcd::EtcdBackend::Secured),
+        Arc::new(etcd::EtcdBackend::Cluster),
     ];
     registry_conformance::run(backends)
 }
