@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use registry_core::{Error, ErrorKind, Fanout, FanoutWatcher, Result, Scope, ServiceName};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
@@ -29,8 +29,7 @@ const PER_INSTANCE: Duration = Duration::from_micros(10);
 #[derive(Debug)]
 pub(crate) struct Hub {
     reader: Arc<Reader>,
-    /// Services with a query of their own, in each data centre.
-    dedicated: usize,
+    slots: Arc<Semaphore>,
     planes: Mutex<Planes>,
 }
 
@@ -45,7 +44,8 @@ struct Planes {
 pub(crate) struct Plane {
     pub(crate) reader: Arc<Reader>,
     pub(crate) datacenter: Datacenter,
-    dedicated: usize,
+    /// Queries that services may have of their own, in all data centres.
+    slots: Arc<Semaphore>,
     state: Mutex<State>,
     /// A watch that the sweep has not read yet was added.
     pub(crate) added: Arc<Notify>,
@@ -98,7 +98,7 @@ impl Hub {
     pub(crate) fn new(reader: Arc<Reader>, dedicated: usize) -> Self {
         Self {
             reader,
-            dedicated,
+            slots: Arc::new(Semaphore::new(dedicated)),
             planes: Mutex::default(),
         }
     }
@@ -120,7 +120,7 @@ impl Hub {
                     Arc::new(Plane {
                         reader: self.reader.clone(),
                         datacenter,
-                        dedicated: self.dedicated,
+                        slots: self.slots.clone(),
                         state: Mutex::default(),
                         added: Arc::default(),
                     })
@@ -162,13 +162,14 @@ impl Plane {
     fn open(self: &Arc<Self>, state: &mut State, scope: &Scope) -> Arc<Feed> {
         let fanout = Arc::new(Fanout::new());
         let plane = Arc::downgrade(self);
-        let own = state.feeds.values().filter(|entry| !entry.swept).count();
+        let slot = self.slots.clone().try_acquire_owned().ok();
         let task = match scope {
-            Scope::Service(service) if own < self.dedicated => {
+            Scope::Service(service) if slot.is_some() => {
                 let (service, scope) = (service.clone(), scope.clone());
                 let (plane, fanout) = (plane.clone(), fanout.clone());
                 let (reader, datacenter) = (self.reader.clone(), self.datacenter.clone());
                 Some(Task::spawn(async move {
+                    let _slot = slot;
                     let error = follow(&reader, &datacenter, &service, &fanout).await;
                     if let Some(plane) = plane.upgrade() {
                         plane.fail_one(&scope, &error);

@@ -83,7 +83,7 @@
 //! Watches of one service share a blocking query. Over plain HTTP each takes a connection, so that services beyond
 //! [`connections`](ConsulConfig::connections), and a watch of all services, share two queries on the whole catalog and read what
 //! changed. Where another program changes a record beside all checks while other records change, that is read up to 5 s late.
-//! Over TLS 512 services have a query of their own on one connection. Every 5 s all watches together ask for the leader, since
+//! Over TLS 192 services have a query of their own, all on one connection. Every 5 s all watches together ask for the leader, since
 //! an agent answers them from memory when every server is dead: a server that is silent or without a leader is noticed
 //! within 10 s. A catalog that was set back is noticed by the next change of it, or within 22 s.
 //!

@@ -22,8 +22,9 @@ use crate::writer::Writer;
 /// TTL of a registration that wishes for none.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(15);
 
-/// Services that are watched over HTTP/2, which needs one connection for all, each with a query of its own.
-const DEDICATED_OVER_TLS: usize = 512;
+/// Services with a query of their own over HTTP/2, where all share one connection: an agent serves 250 requests on it at a
+/// time.
+const DEDICATED_OVER_TLS: usize = 192;
 
 /// Consul, through the HTTP API of its agent.
 ///

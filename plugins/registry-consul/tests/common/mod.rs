@@ -48,7 +48,10 @@ impl Agent {
             "disable_update_check": true,
         });
         for (key, value) in more.as_object().unwrap() {
-            config[key] = value.clone();
+            match (config[key].as_object_mut(), value.as_object()) {
+                (Some(before), Some(more)) => before.extend(more.clone()),
+                _ => config[key] = value.clone(),
+            }
         }
         let file = directory.join("agent.json");
         std::fs::write(&file, config.to_string()).unwrap();
