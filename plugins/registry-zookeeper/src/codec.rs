@@ -444,7 +444,6 @@ mod tests {
                 r#","metadata":{"n":7,"b":true,"deep":{},"bad key":"x","instance_status":"OUT_OF_SERVICE"}"#
             ),
             plain
-                .clone()
                 .meta("n", "7")
                 .meta("b", "true")
                 .status(Status::Maintenance)

@@ -160,7 +160,7 @@ async fn what_is_created_for_one_login_is_closed_to_the_others() {
     let same = connect(&url("u:hunter2@")).await;
     let instance = instance("a");
     owner.register(&registration(&instance)).await.unwrap();
-    assert_eq!(lookup(&same).await, [instance.clone()]);
+    assert_eq!(lookup(&same).await, std::slice::from_ref(&instance));
     for login in ["", "u:wrong@", "other:hunter2@"] {
         let other = connect(&url(login)).await;
         let options = ReadOptions::default();
@@ -207,7 +207,10 @@ async fn java_programs_and_we_find_each_other() {
     let found = ours.lookup(&service, &options).await.unwrap();
     let ids: Vec<_> = found.iter().map(|instance| instance.id.as_str()).collect();
     assert_eq!(ids, ["plain-1", "spring-1"]);
-    assert_eq!(ours.services(&options).await.unwrap(), [service.clone()]);
+    assert_eq!(
+        ours.services(&options).await.unwrap(),
+        std::slice::from_ref(&service)
+    );
     let mut watch = watch(&ours, service.clone().into()).await;
     assert_eq!(next(&mut watch).await, [Change::Snapshot(found.clone())]);
     // What Spring's endpoint does to take an instance out.
@@ -318,7 +321,7 @@ async fn what_is_no_record_is_skipped_and_counted() {
             .lookup(&web(), &ReadOptions::default())
             .await
             .unwrap(),
-        [instance.clone()]
+        std::slice::from_ref(&instance)
     );
     assert_eq!(registry.skipped() - before, 4);
     assert_eq!(

@@ -16,7 +16,11 @@ use zookeeper_client::{Acls, Client, CreateMode};
 
 const CLASSES: &str = "/usr/share/java/zookeeper.jar";
 /// What Netty needs for TLS, and the manifest of Debian's package leaves out.
-const MORE_CLASSES: [&str; 3] = ["netty-resolver", "netty-codec", "netty-transport-native-unix-common"];
+const MORE_CLASSES: [&str; 3] = [
+    "netty-resolver",
+    "netty-codec",
+    "netty-transport-native-unix-common",
+];
 
 /// Whether there is a server to test against; says so where there is none.
 pub(crate) fn is_installed() -> bool {
@@ -204,11 +208,14 @@ pub(crate) async fn write(client: &Client, path: &str, data: &[u8]) {
     client.create(path, data, &options).await.unwrap();
 }
 
+/// Session id and password, once they were heard.
+type Secret = Option<(i64, Vec<u8>)>;
+
 /// A wire between a client and the server, which hears the secret of the session.
 pub(crate) struct Wire {
     pub(crate) address: SocketAddr,
     /// Session id and password, as the server told them last.
-    pub(crate) session: Arc<Mutex<Option<(i64, Vec<u8>)>>>,
+    pub(crate) session: Arc<Mutex<Secret>>,
     /// The server does not get to see which session a client wants to go on with.
     pub(crate) forgets: Arc<AtomicBool>,
     cut: tokio::sync::watch::Sender<u32>,
@@ -288,7 +295,7 @@ impl Drop for Wire {
 async fn carry(
     client: tokio::net::TcpStream,
     server: SocketAddr,
-    told: &Mutex<Option<(i64, Vec<u8>)>>,
+    told: &Mutex<Secret>,
     forgets: &AtomicBool,
 ) -> std::io::Result<()> {
     let (mut from_client, mut to_client) = client.into_split();
