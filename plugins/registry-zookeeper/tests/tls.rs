@@ -90,6 +90,11 @@ async fn tls_takes_whom_the_authority_vouches_for() {
         format!("zookeeper://127.0.0.1:{secure}?ca={}{identity}", file(ca))
     };
     let ours = connect(&url("ours.pem", "client")).await;
+    // The port comes after the plain one, and the first handshake of a Java machine takes its time.
+    until(Duration::from_secs(30), "the secure port", async || {
+        ours.services(&ReadOptions::default()).await.is_ok()
+    })
+    .await;
     let instance = instance("a");
     ours.register(&registration(&instance)).await.unwrap();
     assert_eq!(lookup(&ours).await, std::slice::from_ref(&instance));
