@@ -1,18 +1,18 @@
 //! ZooKeeper, as Debian packages it: a server for each case.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use registry_conformance::{Backend, Fault, Faults, LocalProcess, Site, free_port};
+use registry_conformance::{Backend, Fault, Faults, LocalProcess, Server, Site, free_port};
 use registry_core::{
     Capability, Drivers, Error, ErrorKind, Instance, InstanceKey, Registry, Result, ServiceName,
     TtlScope, Window, async_trait,
 };
-use tokio::time::{Instant, sleep};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use zookeeper_client::{Acls, Client, CreateMode};
 
 /// `zookeeper://`
@@ -86,18 +86,16 @@ impl Backend for ZooKeeperBackend {
 
     async fn start(&self) -> Result<Box<dyn Site>> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let directory = Arc::new(Mutex::new(PathBuf::new()));
-        let told = directory.clone();
-        let server = LocalProcess::start(address, move |data| {
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = data.to_owned();
-            command(data, address.port())
-        });
-        let server = Server {
-            process: server.await?,
-            directory,
+        // It accepts connections before it serves them.
+        let serves = move || async move {
+            match ask(address, "srvr").await?.contains("Mode:") {
+                true => Ok(()),
+                false => Err(Error::new(ErrorKind::Unavailable, "it does not serve yet")),
+            }
         };
-        server.ready().await?;
-        Ok(Box::new(server))
+        let command = move |data: &Path| command(data, address.port());
+        let process = LocalProcess::start_when(address, command, serves).await?;
+        Ok(Box::new(ZooKeeperSite(process)))
     }
 }
 
@@ -132,93 +130,53 @@ fn command(data: &Path, port: u16) -> Command {
     command
 }
 
-struct Server {
-    process: LocalProcess,
-    directory: Arc<Mutex<PathBuf>>,
-}
+struct ZooKeeperSite(LocalProcess);
 
 #[async_trait]
-impl Site for Server {
+impl Site for ZooKeeperSite {
     fn url(&self, via: Option<SocketAddr>) -> String {
-        let server = via.unwrap_or(self.process.address());
+        let server = via.unwrap_or(self.0.address());
         format!("zookeeper://{server}?session={}ms", SESSION.as_millis())
     }
 
     fn server(&self) -> Option<SocketAddr> {
-        Some(self.process.address())
+        Some(self.0.address())
     }
 
     async fn inject(&self, fault: &Fault) -> Result<()> {
         match fault {
-            Fault::Stop => self.process.kill(),
-            Fault::Start => self.restart().await?,
-            Fault::Pause => self.process.pause().await?,
-            Fault::Resume => self.process.resume()?,
-            Fault::Wipe => {
-                self.process.wipe().await?;
-                self.ready().await?;
-            }
-            Fault::Save => copy(&self.data(), &self.saved())?,
+            Fault::Save => copy(&self.0.data(), &self.saved()),
             Fault::Restore => {
-                self.process.kill();
-                std::fs::remove_dir_all(self.data()).map_err(failed)?;
-                copy(&self.saved(), &self.data())?;
-                self.restart().await?;
+                self.0.kill().await?;
+                std::fs::remove_dir_all(self.0.data()).map_err(failed)?;
+                copy(&self.saved(), &self.0.data())?;
+                self.0.restart().await
             }
-            Fault::Forget(key) => self.forget(key).await?,
-            Fault::Spoil(service) => self.spoil(service).await?,
-            Fault::Publish(instances) => self.publish(instances).await?,
-            other => return Err(other.unsupported()),
+            Fault::Forget(key) => self.forget(key).await,
+            Fault::Spoil(service) => self.spoil(service).await,
+            Fault::Publish(instances) => self.publish(instances).await,
+            other => self.0.inject(other).await,
         }
-        Ok(())
     }
 
     async fn open_watches(&self) -> Option<usize> {
         // `Total watches:7`
-        let said = ask(self.process.address(), "wchs")?;
+        let said = ask(self.0.address(), "wchs").await.ok()?;
         said.rsplit_once(':')?.1.trim().parse().ok()
     }
 
     fn log(&self) -> String {
-        self.process.log()
+        self.0.log()
     }
 }
 
-impl Server {
-    fn data(&self) -> PathBuf {
-        self.directory
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
+impl ZooKeeperSite {
     fn saved(&self) -> PathBuf {
-        self.data().with_file_name("saved")
-    }
-
-    async fn restart(&self) -> Result<()> {
-        self.process.resurrect().await?;
-        self.ready().await
-    }
-
-    /// It accepts connections before it serves them.
-    async fn ready(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while Instant::now() < deadline {
-            if ask(self.process.address(), "srvr").is_some_and(|said| said.contains("Mode:")) {
-                return Ok(());
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-        let log = self.log();
-        Err(Error::new(
-            ErrorKind::Unavailable,
-            format!("the server does not serve:\n{log}"),
-        ))
+        self.0.data().with_file_name("saved")
     }
 
     async fn client(&self) -> Result<Client> {
-        let connecting = Client::connect(&self.process.address().to_string()).await;
+        let connecting = Client::connect(&self.0.address().to_string()).await;
         connecting.map_err(failed)
     }
 
@@ -296,14 +254,15 @@ async fn write(client: &Client, service: &ServiceName, node: &str, data: &[u8]) 
 }
 
 /// What the server says to a word of four letters.
-fn ask(server: SocketAddr, word: &str) -> Option<String> {
-    let limit = Duration::from_secs(1);
-    let mut stream = TcpStream::connect_timeout(&server, limit).ok()?;
-    stream.set_read_timeout(Some(limit)).ok()?;
-    stream.write_all(word.as_bytes()).ok()?;
-    let mut said = String::new();
-    stream.read_to_string(&mut said).ok()?;
-    Some(said)
+async fn ask(server: SocketAddr, word: &str) -> Result<String> {
+    let said = async {
+        let mut stream = TcpStream::connect(server).await?;
+        stream.write_all(word.as_bytes()).await?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await?;
+        Ok(said)
+    };
+    said.await.map_err(|error: std::io::Error| failed(error))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
