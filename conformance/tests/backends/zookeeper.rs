@@ -21,8 +21,8 @@ pub(crate) struct ZooKeeperBackend;
 /// Where Debian's `libzookeeper-java` puts it; its manifest names the other libraries.
 const CLASSES: &str = "/usr/share/java/zookeeper.jar";
 
-/// Short, so that a death can be waited for; long enough for a restart of the server.
-const SESSION: Duration = Duration::from_millis(2500);
+/// Short, so that a death can be waited for, and an id that another session has within one attempt of a registrar.
+const SESSION: Duration = Duration::from_secs(3);
 
 const ROOT: &str = "/micro-registry";
 

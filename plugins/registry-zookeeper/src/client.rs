@@ -20,6 +20,10 @@ use crate::error;
 /// How long a call may take, connecting included. The registrar gives an attempt 5 s.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(4500);
 
+/// How long a connection may say nothing, or take to be made, before it is given up; for short sessions 3/5 of them,
+/// which is the most that the library takes.
+const SILENCE: Duration = Duration::from_secs(4);
+
 /// A connection within a session. Another one may go on with the same session after it.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -114,6 +118,7 @@ pub(crate) async fn connect(
 ) -> Result<(Conn, Serving), Failure> {
     let mut connector = zk::Client::connector()
         .with_session_timeout(config.session)
+        .with_connection_timeout(SILENCE.min(config.session * 3 / 5))
         .with_fail_eagerly();
     if let Some(session) = session {
         connector = connector.with_session(session);

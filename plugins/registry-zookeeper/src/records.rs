@@ -22,8 +22,8 @@ use crate::turns::Turns;
 
 /// How often a write is begun anew because somebody else changed the node, or its parents went, meanwhile.
 const ROUNDS: usize = 10;
-/// Longest tick of a server that is reckoned with: it looks for expired sessions once a tick, which is at most half of
-/// the shortest timeout that it grants.
+/// Most that is added to the session timeout until a node that has not gone is taken for alive: the server looks for
+/// expired sessions once a tick, which is 2 s unless it was changed.
 const TICK: Duration = Duration::from_secs(2);
 /// How long it is remembered since when somebody else has had an id.
 const MEMORY: Duration = Duration::from_secs(600);
@@ -224,7 +224,8 @@ impl Records {
         }
         let alive = || conflict("another session, which lives, has this id; choose another one");
         let since = self.rival_since(path, stat);
-        let deadline = since + conn.ttl + TICK.min(conn.ttl / 2);
+        // Where short timeouts are granted the ticks are short too.
+        let deadline = since + conn.ttl + TICK.min(conn.ttl / 3);
         let watcher = match watcher {
             Some(watcher) => watcher,
             None => {
