@@ -15,7 +15,8 @@ use crate::config::ZooKeeperConfig;
 use crate::error;
 use crate::holdings::Holdings;
 
-/// Wait before the second try to reconnect; it doubles up to the longest.
+/// Wait before the second try to reconnect; it doubles up to the longest, or up to a quarter of the session timeout: when
+/// a server is back it counts the timeout anew, and several tries must fit into it.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// A connection that ends sooner is no end of the trouble.
@@ -210,7 +211,7 @@ impl Keeper {
                         session.take().iter().for_each(|old| self.forget(old));
                     }
                     wait = match begin.elapsed() < SHORT_LIVED {
-                        true => longer(wait),
+                        true => self.longer(wait),
                         false => Duration::ZERO,
                     };
                 }
@@ -228,7 +229,7 @@ impl Keeper {
                         phase.failures += 1;
                         phase.error = Some(error);
                     });
-                    wait = longer(wait);
+                    wait = self.longer(wait);
                     if !temporary {
                         // Somebody has to mend it: it is tried again when somebody asks again.
                         self.shared.wanted.notified().await;
@@ -264,13 +265,14 @@ impl Keeper {
         now
     }
 
+    fn longer(&self, wait: Duration) -> Duration {
+        let longest = LONGEST_WAIT.min(self.shared.config.session / 4);
+        (wait * 2).max(FIRST_WAIT).min(longest)
+    }
+
     fn forget(&self, session: &zk::SessionInfo) {
         lock(&self.shared.past).insert(session.id().0);
     }
-}
-
-fn longer(wait: Duration) -> Duration {
-    (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT)
 }
 
 // A panic elsewhere leaves what is behind these locks whole: every change to it is one call.
