@@ -24,6 +24,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(4500);
 /// which is the most that the library takes.
 const SILENCE: Duration = Duration::from_secs(4);
 
+/// A connection that failed sooner was refused.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// A connection within a session. Another one may go on with the same session after it.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -116,6 +119,23 @@ pub(crate) async fn connect(
     config: &ZooKeeperConfig,
     session: Option<zk::SessionInfo>,
 ) -> Result<(Conn, Serving), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let begin = Instant::now();
+        match attempt(config, session.clone(), deadline).await {
+            // Nobody refused: a server that is slow to answer gets all the time that there is.
+            Err(Failure::NoHosts) if begin.elapsed() > SLOW && Instant::now() < deadline => {}
+            result => return result,
+        }
+    }
+}
+
+/// Tries every server once.
+async fn attempt(
+    config: &ZooKeeperConfig,
+    session: Option<zk::SessionInfo>,
+    deadline: Instant,
+) -> Result<(Conn, Serving), Failure> {
     let mut connector = zk::Client::connector()
         .with_session_timeout(config.session)
         .with_connection_timeout(SILENCE.min(config.session * 3 / 5))
@@ -137,28 +157,25 @@ pub(crate) async fn connect(
         }
     };
     let spawner = Spawner::default();
-    let deadline = Instant::now() + PATIENCE;
     let client = timeout_at(deadline, within(&spawner, connecting)).await;
     let serving = spawner
         .0
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
+    let broken = |why| Failure::Other(Error::new(ErrorKind::Protocol, why));
     let client = match client {
         Ok(Some(Ok(client))) => client,
         Ok(Some(Err(zk::Error::SessionExpired))) => return Err(Failure::Expired),
+        Ok(Some(Err(zk::Error::NoHosts))) => return Err(Failure::NoHosts),
         Ok(Some(Err(error))) => return Err(Failure::Other(error::call("connecting", error))),
         Ok(None) => {
-            let why = "connecting: the client library failed at what the server says";
-            return Err(Failure::Other(Error::new(ErrorKind::Protocol, why)));
+            return Err(broken(
+                "connecting: the client library failed at what the server says",
+            ));
         }
         Err(_) => return Err(Failure::Other(error::late("connecting"))),
     };
-    let serving = serving.ok_or_else(|| {
-        Failure::Other(Error::new(
-            ErrorKind::Protocol,
-            "the client library started no task",
-        ))
-    })?;
+    let serving = serving.ok_or_else(|| broken("the client library started no task"))?;
     let conn = Conn {
         session: client.session_id().0,
         ttl: client.session_timeout(),
@@ -172,6 +189,8 @@ pub(crate) async fn connect(
 pub(crate) enum Failure {
     /// The server does not know the session.
     Expired,
+    /// No server took the connection.
+    NoHosts,
     Other(Error),
 }
 

@@ -221,6 +221,7 @@ impl Keeper {
                 Err(failure) => {
                     let error = match failure {
                         Failure::Other(error) => error,
+                        Failure::NoHosts => error::call("connecting", zk::Error::NoHosts),
                         Failure::Expired => error::call("connecting", zk::Error::SessionExpired),
                     };
                     let temporary = error.is_temporary();
