@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use registry_conformance::{Backend, Fault, Faults, LocalProcess, Site, free_port};
+use registry_conformance::{Backend, Fault, Faults, LocalProcess, Server, Site, free_port};
 use registry_consul::{Consul, ConsulConfig};
 use registry_core::{
     Capability, Check, Error, ErrorKind, InstanceKey, Registry, Result, TtlScope, Window,
@@ -211,13 +211,13 @@ impl Site for ConsulSite {
 
     async fn inject(&self, fault: &Fault) -> Result<()> {
         match fault {
-            Fault::Stop => self.process.kill(),
+            Fault::Stop => self.process.kill().await?,
             Fault::Start => {
-                self.process.resurrect().await?;
+                self.process.restart().await?;
                 self.ready().await?;
             }
             Fault::Pause => self.process.pause().await?,
-            Fault::Resume => self.process.resume()?,
+            Fault::Resume => self.process.resume().await?,
             Fault::Wipe => {
                 self.process.wipe().await?;
                 self.ready().await?;

@@ -1,6 +1,7 @@
 //! The suite, run on every backend of this workspace.
 
 mod consul;
+mod etcd;
 mod mdns;
 
 use std::process::ExitCode;
@@ -9,10 +10,11 @@ use std::sync::Arc;
 use registry_conformance::{Backend, MemoryBackend};
 
 fn main() -> ExitCode {
-    let backends: [Arc<dyn Backend>; 3] = [
+    let backends: [Arc<dyn Backend>; 4] = [
         Arc::new(MemoryBackend),
         Arc::new(mdns::MdnsBackend),
         Arc::new(consul::ConsulBackend),
+        Arc::new(etcd::EtcdBackend),
     ];
     registry_conformance::run(backends)
 }
