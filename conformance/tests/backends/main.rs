@@ -10,11 +10,15 @@ use std::sync::Arc;
 use registry_conformance::{Backend, MemoryBackend};
 
 fn main() -> ExitCode {
-    let backends: [Arc<dyn Backend>; 4] = [
+    let backends: [Arc<dyn Backend>; 8] = [
         Arc::new(MemoryBackend),
         Arc::new(mdns::MdnsBackend),
-        Arc::new(consul::ConsulBackend),
         Arc::new(etcd::EtcdBackend),
+        Arc::new(etcd::ClusterBackend),
+        Arc::new(etcd::SecuredBackend),
+        Arc::new(consul::ConsulBackend),
+        Arc::new(consul::ClusterBackend),
+        Arc::new(consul::SecuredBackend),
     ];
     registry_conformance::run(backends)
 }
