@@ -67,14 +67,18 @@ async fn a_hung_leader_costs_nobody_his_registration(world: World) -> Outcome {
     fresh(&view, &instances, world.visible()).await?;
     world.inject(Fault::PauseLeader).await?;
     let again = RECOVERY + ELECTION;
-    world.finds_within(again, &reader, "web", &instances).await?;
+    world
+        .finds_within(again, &reader, "web", &instances)
+        .await?;
     fresh(&view, &instances, SILENCE).await?;
     throughout(ELECTION, "without the leader", || async {
         same(&view.snapshot().instances, &instances)
     })
     .await?;
     world.inject(Fault::Heal).await?;
-    world.finds_within(RECOVERY, &reader, "web", &instances).await?;
+    world
+        .finds_within(RECOVERY, &reader, "web", &instances)
+        .await?;
     laws::never_lost(&world.history().events(), &keys(&instances))
 }
 
@@ -86,10 +90,15 @@ async fn a_hung_member_is_left_for_another(world: World) -> Outcome {
     world.inject(Fault::PauseLeader).await?;
     let late = world.instance("web", "late");
     eventually(RECOVERY + ELECTION, "a write to be taken", || async {
-        Ok(writer.register(&world.registration(&late)).await.map(drop)?)
+        Ok(writer
+            .register(&world.registration(&late))
+            .await
+            .map(drop)?)
     })
     .await?;
-    world.finds_within(RECOVERY, &reader, "web", &[first, late]).await?;
+    world
+        .finds_within(RECOVERY, &reader, "web", &[first, late])
+        .await?;
     world.inject(Fault::Heal).await
 }
 
