@@ -1,5 +1,6 @@
 //! The suite, run on every backend of this workspace.
 
+mod eureka;
 mod mdns;
 
 use std::process::ExitCode;
@@ -8,6 +9,11 @@ use std::sync::Arc;
 use registry_conformance::{Backend, MemoryBackend};
 
 fn main() -> ExitCode {
-    let backends: [Arc<dyn Backend>; 2] = [Arc::new(MemoryBackend), Arc::new(mdns::MdnsBackend)];
+    let backends: [Arc<dyn Backend>; 4] = [
+        Arc::new(MemoryBackend),
+        Arc::new(mdns::MdnsBackend),
+        Arc::new(eureka::EurekaBackend::default()),
+        Arc::new(eureka::EurekaPeers::default()),
+    ];
     registry_conformance::run(backends)
 }
