@@ -402,7 +402,7 @@ impl Server {
 
     async fn clear(&self) -> Result<()> {
         for path in self.records().await?.into_keys() {
-            self.ask("DELETE", &path.replace(' ', "%20"), None).await?;
+            self.ask("DELETE", &encoded(&path), None).await?;
         }
         Ok(())
     }
@@ -474,6 +474,15 @@ impl Server {
             false => Ok(body.to_owned()),
         }
     }
+}
+
+fn encoded(path: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'/' | b':' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    path.bytes().map(encode).collect()
 }
 
 fn unchunked(mut body: &str) -> String {

@@ -88,7 +88,8 @@ mod tests {
                 Ok(())
             }
         };
-        let first = turns.write(&key("a"), write("first"));
+        let a = key("a");
+        let first = turns.write(&a, write("first"));
         assert!(timeout(Duration::from_millis(1), first).await.is_err());
         turns.write(&key("a"), write("second")).await.unwrap();
         assert_eq!(*lock(&log), ["first", "second"]);
