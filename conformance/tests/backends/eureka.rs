@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use registry_conformance::{Backend, Fault, Faults, LocalProcess, Site, free_port};
+use registry_conformance::{Backend, Fault, Faults, LocalProcess, Server as _, Site, free_port};
 use registry_core::{
     Capability, Drivers, Error, ErrorKind, Instance, InstanceKey, Registry, Result, TtlScope,
     Window, async_trait,
@@ -25,9 +25,6 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long a server of Java may take to be ready on a busy machine.
-const READY: Duration = Duration::from_secs(60);
-
 /// How long peers may take to tell each other of a change.
 const REPLICATED: Duration = Duration::from_secs(10);
 
@@ -35,7 +32,7 @@ const REPLICATED: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct EurekaBackend {
     /// Ends with the last case.
-    server: Arc<Mutex<Option<Arc<Server>>>>,
+    server: Arc<Mutex<Option<Arc<Node>>>>,
 }
 
 /// `eureka://`, of which one peer is known.
@@ -116,7 +113,7 @@ impl Backend for EurekaBackend {
         let server = match &*shared {
             Some(server) => server.clone(),
             None => {
-                let server = Server::start(&["--eureka.client.register-with-eureka=false"]);
+                let server = Node::start(&["--eureka.client.register-with-eureka=false"]);
                 shared.insert(Arc::new(server.await?)).clone()
             }
         };
@@ -182,7 +179,7 @@ async fn prepare(pair: Arc<Mutex<Option<Pair>>>) -> Result<Peers> {
 }
 
 /// The one server that all cases share, each with services of its own.
-struct Shared(Arc<Server>);
+struct Shared(Arc<Node>);
 
 #[async_trait]
 impl Site for Shared {
@@ -205,7 +202,7 @@ impl Site for Shared {
 
 /// The pair, while it is one case's.
 struct Peers {
-    server: Arc<Server>,
+    server: Arc<Node>,
     turn: OwnedMutexGuard<Option<Pair>>,
 }
 
@@ -223,9 +220,9 @@ impl Site for Peers {
         let pair = self.turn.as_ref().expect("it was started");
         match fault {
             Fault::Stop => pair.stop().await,
-            Fault::Start => pair.resurrect().await,
+            Fault::Start => pair.restart().await,
             Fault::Pause => self.server.process.pause().await,
-            Fault::Resume => self.server.process.resume(),
+            Fault::Resume => self.server.process.resume().await,
             Fault::Wipe => pair.wipe().await,
             other => self.server.inject(other).await,
         }
@@ -236,17 +233,10 @@ impl Site for Peers {
     }
 }
 
-impl Drop for Peers {
-    fn drop(&mut self) {
-        // An error means that it is dead; the next case starts it again.
-        let _ = self.server.process.resume();
-    }
-}
-
 /// Two servers that tell each other of everything. Clients know the first one.
 struct Pair {
-    known: Arc<Server>,
-    archive: Server,
+    known: Arc<Node>,
+    archive: Node,
 }
 
 impl Pair {
@@ -262,8 +252,8 @@ impl Pair {
             format!("--eureka.client.service-url.defaultZone=http://localhost:{here}/eureka/"),
         ];
         let (known, archive) = tokio::try_join!(
-            Server::start_at(here, peer(known, "1000")),
-            Server::start_at(there, peer(archive, "3600000")),
+            Node::start_at(here, peer(known, "1000")),
+            Node::start_at(there, peer(archive, "3600000")),
         )?;
         let pair = Self {
             known: Arc::new(known),
@@ -275,9 +265,10 @@ impl Pair {
 
     /// Brings it to where a case may begin.
     async fn ready(&self) -> Result<()> {
+        // An error means that it is dead.
+        let _ = self.known.process.resume().await;
         if self.known.records().await.is_err() {
-            self.known.process.resurrect().await?;
-            self.known.serves().await?;
+            self.known.process.restart().await?;
         }
         for server in [&*self.known, &self.archive] {
             server.clear().await?;
@@ -299,21 +290,19 @@ impl Pair {
 
     async fn stop(&self) -> Result<()> {
         self.equal().await?;
-        self.known.process.kill();
-        Ok(())
+        self.known.process.kill().await
     }
 
-    async fn resurrect(&self) -> Result<()> {
-        self.known.process.resurrect().await?;
-        self.known.serves().await?;
+    async fn restart(&self) -> Result<()> {
+        self.known.process.restart().await?;
         self.equal().await
     }
 
     async fn wipe(&self) -> Result<()> {
-        self.archive.process.kill();
+        // The one must not fill itself from the other.
+        self.archive.process.kill().await?;
         let (known, archive) = (&self.known.process, &self.archive.process);
         tokio::try_join!(known.wipe(), archive.wipe())?;
-        tokio::try_join!(self.known.serves(), self.archive.serves())?;
         Ok(())
     }
 }
@@ -335,11 +324,11 @@ fn peer(own: [String; 2], eviction: &str) -> Vec<String> {
 
 /// A server, and what another program and an operator do to it.
 #[derive(Debug)]
-struct Server {
+struct Node {
     process: LocalProcess,
 }
 
-impl Server {
+impl Node {
     async fn start(arguments: &[&str]) -> Result<Self> {
         let mut arguments: Vec<_> = arguments.iter().map(|&one| one.to_owned()).collect();
         arguments.push("--eureka.server.eviction-interval-timer-in-ms=1000".to_owned());
@@ -350,33 +339,33 @@ impl Server {
         let jar = program()
             .as_ref()
             .map_err(|missing| unavailable(missing.as_str()))?;
-        let process = LocalProcess::start(([127, 0, 0, 1], port).into(), move |data| {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let command = move |data: &Path| {
             let mut java = Command::new("java");
-            java.args(["-Xmx512m", "-Xss512k", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
-                .arg("-jar")
-                .arg(jar)
-                .args([
-                    "--eureka.server.enable-self-preservation=false",
-                    "--eureka.server.renewal-percent-threshold=0",
-                    "--eureka.server.use-read-only-response-cache=false",
-                    "--eureka.server.retention-time-in-m-s-in-delta-queue=5000",
-                    "--eureka.server.delta-retention-timer-interval-in-ms=500",
-                    "--server.address=127.0.0.1",
-                ])
-                .arg(format!("--server.port={port}"))
-                .args(&arguments)
-                .current_dir(data);
+            java.args([
+                "-Xmx512m",
+                "-Xss512k",
+                "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1",
+            ])
+            .arg("-jar")
+            .arg(jar)
+            .args([
+                "--eureka.server.enable-self-preservation=false",
+                "--eureka.server.renewal-percent-threshold=0",
+                "--eureka.server.use-read-only-response-cache=false",
+                "--eureka.server.retention-time-in-m-s-in-delta-queue=5000",
+                "--eureka.server.delta-retention-timer-interval-in-ms=500",
+                "--server.address=127.0.0.1",
+            ])
+            .arg(format!("--server.port={port}"))
+            .args(&arguments)
+            .current_dir(data);
             java
-        });
-        let server = Self {
-            process: process.await?,
         };
-        server.serves().await?;
-        Ok(server)
-    }
-
-    async fn serves(&self) -> Result<()> {
-        eventually(READY, || async { self.records().await.map(drop) }).await
+        let serves = move || async move { ask(address, "GET", "/apps", None).await.map(drop) };
+        let process = LocalProcess::start_when(address, command, serves).await?;
+        Ok(Self { process })
     }
 
     /// Everything but the servers themselves: what a record says of its time, by its path.
@@ -446,33 +435,40 @@ impl Server {
         self.ask("POST", &path, Some(&body)).await.map(drop)
     }
 
-    /// One request on a connection of its own. What is not known is as good as done.
     async fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Result<String> {
-        let body = body.unwrap_or_default();
-        let request = format!(
-            "{method} /eureka{path} HTTP/1.1\r\nHost: eureka\r\nConnection: close\r\nAccept: application/json\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let exchange = async {
-            let mut stream = TcpStream::connect(self.process.address()).await?;
-            stream.write_all(request.as_bytes()).await?;
-            let mut reply = Vec::new();
-            stream.read_to_end(&mut reply).await?;
-            Ok::<_, std::io::Error>(String::from_utf8_lossy(&reply).into_owned())
-        };
-        let reply = timeout(Duration::from_secs(10), exchange).await;
-        let reply = reply.map_err(|_| unavailable("no answer to an operator"))?;
-        let reply = reply.map_err(|error| unavailable("no operator's hand").because(error))?;
-        let (head, body) = reply.split_once("\r\n\r\n").unwrap_or((&reply, ""));
-        let status = head.split(' ').nth(1).unwrap_or_default();
-        if !matches!(status, "200" | "204" | "404") {
-            return Err(unavailable(&format!("{method} {path}: {reply}")));
-        }
-        match head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-            true => Ok(unchunked(body)),
-            false => Ok(body.to_owned()),
-        }
+        ask(self.process.address(), method, path, body).await
+    }
+}
+
+/// One request on a connection of its own. What is not known is as good as done.
+async fn ask(address: SocketAddr, method: &str, path: &str, body: Option<&str>) -> Result<String> {
+    let body = body.unwrap_or_default();
+    let request = format!(
+        "{method} /eureka{path} HTTP/1.1\r\nHost: eureka\r\nConnection: close\r\nAccept: application/json\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).await?;
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&reply).into_owned())
+    };
+    let reply = timeout(Duration::from_secs(10), exchange).await;
+    let reply = reply.map_err(|_| unavailable("no answer to an operator"))?;
+    let reply = reply.map_err(|error| unavailable("no operator's hand").because(error))?;
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap_or((&reply, ""));
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    if !matches!(status, "200" | "204" | "404") {
+        return Err(unavailable(&format!("{method} {path}: {reply}")));
+    }
+    match head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked")
+    {
+        true => Ok(unchunked(body)),
+        false => Ok(body.to_owned()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The suite, run on every backend of this workspace.
 
+mod etcd;
 mod eureka;
 mod mdns;
 
@@ -9,9 +10,10 @@ use std::sync::Arc;
 use registry_conformance::{Backend, MemoryBackend};
 
 fn main() -> ExitCode {
-    let backends: [Arc<dyn Backend>; 4] = [
+    let backends: [Arc<dyn Backend>; 5] = [
         Arc::new(MemoryBackend),
         Arc::new(mdns::MdnsBackend),
+        Arc::new(etcd::EtcdBackend),
         Arc::new(eureka::EurekaBackend::default()),
         Arc::new(eureka::EurekaPeers::default()),
     ];

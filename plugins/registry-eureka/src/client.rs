@@ -228,7 +228,12 @@ impl Client {
             Some(_) => "https",
             None => "http",
         };
-        let base: Vec<_> = self.config.path.split('/').map(|path| part(path).to_string()).collect();
+        let base: Vec<_> = self
+            .config
+            .path
+            .split('/')
+            .map(|path| part(path).to_string())
+            .collect();
         let url = format!(
             "{scheme}://{}/{}{}",
             self.config.servers[server],
@@ -328,14 +333,23 @@ impl Client {
             *lock(&self.http) = None;
         }
         let (kind, why) = if error.is_timeout() {
-            (ErrorKind::Unavailable, format!("no answer within {:?}", self.config.timeout))
+            (
+                ErrorKind::Unavailable,
+                format!("no answer within {:?}", self.config.timeout),
+            )
         } else if reasons.to_ascii_lowercase().contains("certificate") {
             let why = "the certificate is refused; check the options ca, cert and key";
             (ErrorKind::Denied, why.to_owned())
         } else if error.is_connect() {
-            (ErrorKind::Unavailable, "no connection to the server".to_owned())
+            (
+                ErrorKind::Unavailable,
+                "no connection to the server".to_owned(),
+            )
         } else {
-            (ErrorKind::Unavailable, "the connection broke, or carries something else than HTTP".to_owned())
+            (
+                ErrorKind::Unavailable,
+                "the connection broke, or carries something else than HTTP".to_owned(),
+            )
         };
         self.error(kind, server, why).because(error)
     }

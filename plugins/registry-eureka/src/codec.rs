@@ -308,7 +308,10 @@ fn read(instance: &mut Instance, key: &str, text: &str, ours: bool) -> Kept {
         },
         MICRO_ID => !ours && instance.id.as_str() == text,
         PAIRS if ours => {
-            pairs(&serde_json::from_str(text).unwrap_or_default(), &mut instance.metadata);
+            pairs(
+                &serde_json::from_str(text).unwrap_or_default(),
+                &mut instance.metadata,
+            );
             true
         }
         ALTERNATES if ours => {
@@ -344,7 +347,8 @@ fn service(record: &Record<'_>, app: &str) -> Result<ServiceName, Undecodable> {
 
 /// The address to call, and others of the same instance.
 fn addresses(record: &Record<'_>) -> Result<(Address, Vec<Address>), Undecodable> {
-    let port = port(record).ok_or_else(|| Undecodable("it has no port from 1 to 65535".to_owned()))?;
+    let port =
+        port(record).ok_or_else(|| Undecodable("it has no port from 1 to 65535".to_owned()))?;
     let hosts = [&record.host_name, &record.ip_addr];
     let hosts = hosts.into_iter().filter_map(|host| host.as_deref());
     let mut addresses: Vec<Address> = Vec::new();

@@ -11,7 +11,10 @@ fn told(written: &Written) -> String {
 
 fn read_one(json: &str) -> Result<Arc<Instance>, Undecodable> {
     let mut decoded = None;
-    json::read(json.as_bytes(), &mut |record| decoded = Some(decode(&record))).unwrap();
+    json::read(json.as_bytes(), &mut |record| {
+        decoded = Some(decode(&record))
+    })
+    .unwrap();
     decoded.unwrap()
 }
 
@@ -130,12 +133,19 @@ fn a_record_of_spring_is_read() {
     assert_eq!(read.weight, 1);
     let pairs: Vec<_> = read.metadata.iter().collect();
     assert_eq!(pairs, [("management.port", "18080"), ("weight", "heavy")]);
-    let secure = SPRING.replace(r#""port":{"$":18080,"@enabled":"true"}"#, r#""port":{"$":18080,"@enabled":"false"}"#);
+    let secure = SPRING.replace(
+        r#""port":{"$":18080,"@enabled":"true"}"#,
+        r#""port":{"$":18080,"@enabled":"false"}"#,
+    );
     assert_eq!(read_one(&secure).unwrap().address.port(), 18443);
-    let amazon = SPRING
-        .replace(r#""zone":"z1","#, "")
-        .replace(r#""name":"MyOwn""#, r#""name":"Amazon","metadata":{"availability-zone":"us-east-1c"}"#);
-    assert_eq!(read_one(&amazon).unwrap().zone.as_ref().unwrap().as_str(), "us-east-1c");
+    let amazon = SPRING.replace(r#""zone":"z1","#, "").replace(
+        r#""name":"MyOwn""#,
+        r#""name":"Amazon","metadata":{"availability-zone":"us-east-1c"}"#,
+    );
+    assert_eq!(
+        read_one(&amazon).unwrap().zone.as_ref().unwrap().as_str(),
+        "us-east-1c"
+    );
 }
 
 #[test]
@@ -158,7 +168,12 @@ fn an_operator_goes_before_the_registrant() {
     let draining = full().edit().status(Status::Draining).build().unwrap();
     let warning = full().edit().status(Status::Warning).build().unwrap();
     for (instance, now, overridden, expected) in [
-        (full(), "OUT_OF_SERVICE", "OUT_OF_SERVICE", Status::Maintenance),
+        (
+            full(),
+            "OUT_OF_SERVICE",
+            "OUT_OF_SERVICE",
+            Status::Maintenance,
+        ),
         // The operator is forgotten, what he said is not.
         (full(), "OUT_OF_SERVICE", "UNKNOWN", Status::Maintenance),
         (full(), "DOWN", "DOWN", Status::Down),
@@ -167,14 +182,23 @@ fn an_operator_goes_before_the_registrant() {
         (draining.clone(), "DOWN", "OUT_OF_SERVICE", Status::Draining),
         (draining, "DOWN", "DOWN", Status::Down),
         (warning.clone(), "UP", "UNKNOWN", Status::Warning),
-        (warning, "OUT_OF_SERVICE", "OUT_OF_SERVICE", Status::Maintenance),
+        (
+            warning,
+            "OUT_OF_SERVICE",
+            "OUT_OF_SERVICE",
+            Status::Maintenance,
+        ),
     ] {
         let written = Written::new(&instance, Duration::from_secs(9)).unwrap();
         let mut json: Value = serde_json::from_str(&told(&written)).unwrap();
         json["application"]["instance"][0]["status"] = now.into();
         for spelling in ["overriddenStatus", "overriddenstatus"] {
             json["application"]["instance"][0][spelling] = overridden.into();
-            assert_eq!(read_one(&json.to_string()).unwrap().status, expected, "{now} {overridden}");
+            assert_eq!(
+                read_one(&json.to_string()).unwrap().status,
+                expected,
+                "{now} {overridden}"
+            );
         }
     }
 }

@@ -304,7 +304,10 @@ mod tests {
         let plain = read("eureka://").unwrap();
         assert_eq!(plain.servers, ["127.0.0.1:8761"]);
         assert_eq!(plain.path, "eureka");
-        assert_eq!(read("eureka://h?cache=5s").unwrap().server.cache, Duration::from_secs(5));
+        assert_eq!(
+            read("eureka://h?cache=5s").unwrap().server.cache,
+            Duration::from_secs(5)
+        );
     }
 
     #[test]

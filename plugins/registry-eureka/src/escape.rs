@@ -97,11 +97,21 @@ mod tests {
     #[test]
     fn what_xml_cannot_say_is_found() {
         assert!(is_xml_text("ä\t\n日本 <&>") && !is_xml_text("\u{1}") && !is_xml_text("\u{fffe}"));
-        for (key, safe) in [("a.b-c", true), ("1", true), ("a_b", true), ("a:b", false), ("", false), ("@class", false)] {
+        for (key, safe) in [
+            ("a.b-c", true),
+            ("1", true),
+            ("a_b", true),
+            ("a:b", false),
+            ("", false),
+            ("@class", false),
+        ] {
             assert_eq!(is_xml_name(key), safe, "{key}");
         }
         let value = serde_json::json!({ "a:b": "\u{1}\u{ffff}" });
         assert!(is_xml_text(&json(&value)));
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&json(&value)).unwrap(), value);
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&json(&value)).unwrap(),
+            value
+        );
     }
 }

@@ -51,7 +51,10 @@ pub(crate) struct Head {
 pub(crate) fn read(body: &[u8], each: &mut dyn FnMut(Record<'_>)) -> serde_json::Result<Head> {
     let mut head = Head::default();
     let mut json = serde_json::Deserializer::from_slice(body);
-    json.deserialize_any(Answer { head: &mut head, each })?;
+    json.deserialize_any(Answer {
+        head: &mut head,
+        each,
+    })?;
     json.end()?;
     Ok(head)
 }
@@ -111,15 +114,22 @@ impl<'de> Visitor<'de> for Answer<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key_seed(Text)? {
-            let known = matches!(key.as_deref(), Some("applications" | "application" | "instance"));
+            let known = matches!(
+                key.as_deref(),
+                Some("applications" | "application" | "instance")
+            );
             self.head.recognised |= known;
             match key.as_deref() {
                 Some("applications") => map.next_value_seed(Applications {
                     head: &mut *self.head,
                     each: &mut *self.each,
                 })?,
-                Some("application") => map.next_value_seed(OneOrMany(Level::Application, &mut *self.each))?,
-                Some("instance") => map.next_value_seed(OneOrMany(Level::Instance, &mut *self.each))?,
+                Some("application") => {
+                    map.next_value_seed(OneOrMany(Level::Application, &mut *self.each))?
+                }
+                Some("instance") => {
+                    map.next_value_seed(OneOrMany(Level::Instance, &mut *self.each))?
+                }
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -146,7 +156,9 @@ impl<'de> Visitor<'de> for Applications<'_> {
                 Some("apps__hashcode") => {
                     self.head.hash = map.next_value_seed(Text)?.map(Cow::into_owned);
                 }
-                Some("application") => map.next_value_seed(OneOrMany(Level::Application, &mut *self.each))?,
+                Some("application") => {
+                    map.next_value_seed(OneOrMany(Level::Application, &mut *self.each))?
+                }
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -445,19 +457,45 @@ mod tests {
             assert!(head.recognised);
             assert_eq!(ids, ["x"]);
         }
-        assert_eq!(count(r#"{"application":{"name":"A","instance":[{"instanceId":"x"},{}]}}"#).1, ["x", ""]);
+        assert_eq!(
+            count(r#"{"application":{"name":"A","instance":[{"instanceId":"x"},{}]}}"#).1,
+            ["x", ""]
+        );
         assert_eq!(count(r#"{"instance":{"instanceId":7}}"#).1, ["7"]);
     }
 
     #[test]
     fn wrong_types_are_absent_and_hide_nobody() {
         let odd = [
-            "null", "true", "-1", "1.5", "\"\"", "\"x\"", "[]", "[1,{}]", "{}", "{\"$\":[]}",
+            "null",
+            "true",
+            "-1",
+            "1.5",
+            "\"\"",
+            "\"x\"",
+            "[]",
+            "[1,{}]",
+            "{}",
+            "{\"$\":[]}",
             "{\"a\":{\"b\":[1]}}",
         ];
         let fields = [
-            "instanceId", "app", "hostName", "ipAddr", "status", "overriddenStatus", "port", "securePort", "vipAddress",
-            "metadata", "dataCenterInfo", "leaseInfo", "lastUpdatedTimestamp", "lastDirtyTimestamp", "actionType", "x",
+            "instanceId",
+            "app",
+            "hostName",
+            "ipAddr",
+            "status",
+            "overriddenStatus",
+            "port",
+            "securePort",
+            "vipAddress",
+            "metadata",
+            "dataCenterInfo",
+            "leaseInfo",
+            "lastUpdatedTimestamp",
+            "lastDirtyTimestamp",
+            "actionType",
+            "x",
         ];
         for value in odd {
             for field in fields {

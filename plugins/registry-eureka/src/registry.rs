@@ -162,7 +162,11 @@ impl Registry for Eureka {
                         None => server.renew(held).await,
                     };
                     // The others would wait for nobody too.
-                    away = answer.as_ref().err().filter(|error| is_away(error)).cloned();
+                    away = answer
+                        .as_ref()
+                        .err()
+                        .filter(|error| is_away(error))
+                        .cloned();
                     answers.push((number, answer));
                 }
                 answers
@@ -237,7 +241,12 @@ impl Registry for Eureka {
     async fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Relaxed);
         self.poller.close();
-        let keys: Arc<Vec<_>> = Arc::new(lock(&self.server.held).drain().map(|(key, _)| key).collect());
+        let keys: Arc<Vec<_>> = Arc::new(
+            lock(&self.server.held)
+                .drain()
+                .map(|(key, _)| key)
+                .collect(),
+        );
         let next = Arc::new(AtomicUsize::new(0));
         let mut removing = JoinSet::new();
         for _ in 0..ABREAST.min(keys.len()) {
@@ -304,7 +313,10 @@ impl Server {
 
     async fn post(&self, written: &Written, dirty: i64) -> Result<()> {
         let path = format!("/apps/{}", part(&written.app));
-        let reply = self.client.send(&Request::post(path, written.body(dirty))).await?;
+        let reply = self
+            .client
+            .send(&Request::post(path, written.body(dirty)))
+            .await?;
         match reply.status {
             StatusCode::NO_CONTENT => {
                 self.client.prove(reply.server);
@@ -322,7 +334,9 @@ impl Server {
             return Ok(None);
         }
         let mut dirty = None;
-        let head = json::read(self.client.list(&reply)?, &mut |record| dirty = Some(record.dirty));
+        let head = json::read(self.client.list(&reply)?, &mut |record| {
+            dirty = Some(record.dirty)
+        });
         head.map_err(|error| self.client.unexpected(&reply).because(error))?;
         Ok(dirty)
     }
@@ -361,7 +375,10 @@ impl Server {
         if self.client.is_proven(reply.server) {
             return Ok(());
         }
-        let other = self.client.send(&Request::get(DELTA.to_owned()).large()).await?;
+        let other = self
+            .client
+            .send(&Request::get(DELTA.to_owned()).large())
+            .await?;
         if other.status == StatusCode::FORBIDDEN {
             return Ok(());
         }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{self, AtomicU64};
 
-use registry_core::{Change, Instance, InstanceKey};
+use registry_core::{Instance, InstanceKey};
 
 use crate::codec;
 use crate::json::{self, Record};
@@ -172,8 +172,8 @@ impl Store {
         }
     }
 
-    /// Takes an answer that tells changes, and gives those that are changes to us.
-    pub(crate) fn update(&mut self, answer: Answer) -> Vec<Change> {
+    /// Takes an answer that tells changes, and gives those that are changes to us: what there is now, or `None`.
+    pub(crate) fn update(&mut self, answer: Answer) -> Vec<(InstanceKey, Option<Arc<Instance>>)> {
         let mut touched: Vec<InstanceKey> = Vec::new();
         for (name, entry, action) in answer.records {
             let old = self.entries.get(&name);
@@ -196,9 +196,9 @@ impl Store {
         }
         touched.sort_unstable();
         touched.dedup();
-        let change = |key: InstanceKey| match self.instance(&key) {
-            Some(instance) => Change::Upsert(instance.clone()),
-            None => Change::Remove(key),
+        let change = |key: InstanceKey| {
+            let now = self.instance(&key).cloned();
+            (key, now)
         };
         touched.into_iter().map(change).collect()
     }

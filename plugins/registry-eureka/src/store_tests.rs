@@ -30,10 +30,9 @@ fn full(told: &[Told]) -> Store {
 
 fn update(store: &mut Store, told: &[Told]) -> Vec<String> {
     let changes = store.update(answer(told, "", store));
-    let name = |change: Change| match change {
-        Change::Upsert(instance) => format!("+{}={}", instance.id, instance.weight),
-        Change::Remove(key) => format!("-{}", key.id),
-        other => format!("{other:?}"),
+    let name = |(key, now): (InstanceKey, Option<Arc<Instance>>)| match now {
+        Some(instance) => format!("+{}={}", key.id, instance.weight),
+        None => format!("-{}", key.id),
     };
     changes.into_iter().map(name).collect()
 }
@@ -54,7 +53,10 @@ fn repeated_changes_are_none_and_the_last_of_one_id_wins() {
     ];
     assert_eq!(update(&mut store, &delta), ["+a=3", "+b=5"]);
     assert!(update(&mut store, &delta[1..]).is_empty());
-    assert_eq!(update(&mut store, &[Told("b", "UP", 30, 21, "DELETED", 5)]), ["-b"]);
+    assert_eq!(
+        update(&mut store, &[Told("b", "UP", 30, 21, "DELETED", 5)]),
+        ["-b"]
+    );
     assert!(update(&mut store, &[Told("b", "UP", 30, 21, "DELETED", 5)]).is_empty());
     assert_eq!(weights(&store), [3]);
 }
@@ -69,27 +71,48 @@ fn changes_older_than_the_list_bring_nothing_back() {
     ];
     assert!(update(&mut store, &old).is_empty());
     assert_eq!(weights(&store), [5]);
-    let new = [Told("a", "UP", 60, 50, "DELETED", 5), Told("b", "UP", 61, 1, "ADDED", 9)];
+    let new = [
+        Told("a", "UP", 60, 50, "DELETED", 5),
+        Told("b", "UP", 61, 1, "ADDED", 9),
+    ];
     assert_eq!(update(&mut store, &new), ["-a", "+b=9"]);
 }
 
 #[test]
 fn a_server_whose_clock_was_set_back_still_tells_news() {
     let mut store = full(&[Told("a", "UP", 5_000, 10, "ADDED", 1)]);
-    assert_eq!(update(&mut store, &[Told("a", "UP", 100, 11, "MODIFIED", 2)]), ["+a=2"]);
+    assert_eq!(
+        update(&mut store, &[Told("a", "UP", 100, 11, "MODIFIED", 2)]),
+        ["+a=2"]
+    );
     // And a registrant's clock may have been behind that of the one before him.
-    assert_eq!(update(&mut store, &[Told("a", "UP", 200, 3, "ADDED", 3)]), ["+a=3"]);
+    assert_eq!(
+        update(&mut store, &[Told("a", "UP", 200, 3, "ADDED", 3)]),
+        ["+a=3"]
+    );
 }
 
 #[test]
 fn a_list_of_the_same_server_takes_nothing_back_and_of_another_one_neither() {
-    let mut store = full(&[Told("a", "UP", 50, 50, "ADDED", 5), Told("b", "UP", 1, 1, "ADDED", 1)]);
-    store.replace(answer(&[Told("a", "UP", 40, 40, "ADDED", 4)], "", &store), Origin::Same);
+    let mut store = full(&[
+        Told("a", "UP", 50, 50, "ADDED", 5),
+        Told("b", "UP", 1, 1, "ADDED", 1),
+    ]);
+    store.replace(
+        answer(&[Told("a", "UP", 40, 40, "ADDED", 4)], "", &store),
+        Origin::Same,
+    );
     assert_eq!(weights(&store), [5]);
     // A peer that lags behind, with a clock that is ahead.
-    store.replace(answer(&[Told("a", "UP", 900, 40, "ADDED", 4)], "", &store), Origin::Other);
+    store.replace(
+        answer(&[Told("a", "UP", 900, 40, "ADDED", 4)], "", &store),
+        Origin::Other,
+    );
     assert_eq!(weights(&store), [5]);
-    assert_eq!(update(&mut store, &[Told("a", "UP", 901, 50, "MODIFIED", 6)]), ["+a=6"]);
+    assert_eq!(
+        update(&mut store, &[Told("a", "UP", 901, 50, "MODIFIED", 6)]),
+        ["+a=6"]
+    );
     store.replace(answer(&[], "", &store), Origin::Other);
     assert!(store.instances().is_empty());
 }
@@ -123,28 +146,40 @@ fn of_two_records_of_one_instance_the_later_one_is_shown() {
     };
     let read = |records: serde_json::Value, store: &Store| {
         let json = serde_json::json!({ "application": { "instance": records } }).to_string();
-        Answer::read(json.as_bytes(), store, &AtomicU64::new(0)).unwrap().unwrap()
+        Answer::read(json.as_bytes(), store, &AtomicU64::new(0))
+            .unwrap()
+            .unwrap()
     };
     let mut store = Store::default();
-    let both = serde_json::json!([record("a", 5, "ADDED", false), record("web:a", 9, "ADDED", true)]);
+    let both = serde_json::json!([
+        record("a", 5, "ADDED", false),
+        record("web:a", 9, "ADDED", true)
+    ]);
     store.replace(read(both, &store), Origin::Same);
     let shown = |store: &Store| -> Vec<bool> {
-        store.instances().iter().map(|instance| instance.metadata.get("k").is_none()).collect()
+        store
+            .instances()
+            .iter()
+            .map(|instance| instance.metadata.get("k").is_none())
+            .collect()
     };
     assert_eq!(shown(&store), [true]);
     store.update(read(record("a", 10, "MODIFIED", false), &store));
     assert_eq!(shown(&store), [false]);
     let changes = store.update(read(record("a", 11, "DELETED", false), &store));
-    assert!(matches!(&changes[..], [Change::Upsert(_)]), "{changes:?}");
+    assert!(matches!(&changes[..], [(_, Some(_))]), "{changes:?}");
     assert_eq!(shown(&store), [true]);
     let changes = store.update(read(record("web:a", 12, "DELETED", true), &store));
-    assert!(matches!(&changes[..], [Change::Remove(_)]), "{changes:?}");
+    assert!(matches!(&changes[..], [(_, None)]), "{changes:?}");
     assert!(store.shadowed.is_empty() && store.shown.is_empty());
 }
 
 #[test]
 fn equal_instances_are_shared_and_what_cannot_be_read_is_counted_once() {
-    let told = [Told("a", "UP", 1, 1, "ADDED", 1), Told("/", "UP", 1, 1, "ADDED", 1)];
+    let told = [
+        Told("a", "UP", 1, 1, "ADDED", 1),
+        Told("/", "UP", 1, 1, "ADDED", 1),
+    ];
     let mut store = Store::default();
     let skipped = AtomicU64::new(0);
     let json = |told: &[Told]| {
@@ -157,7 +192,9 @@ fn equal_instances_are_shared_and_what_cannot_be_read_is_counted_once() {
         serde_json::json!({ "application": [{ "instance": records }] }).to_string()
     };
     for _ in 0..3 {
-        let answer = Answer::read(json(&told).as_bytes(), &store, &skipped).unwrap().unwrap();
+        let answer = Answer::read(json(&told).as_bytes(), &store, &skipped)
+            .unwrap()
+            .unwrap();
         let before = store.instances();
         store.replace(answer, Origin::Same);
         for (before, now) in before.iter().zip(store.instances()) {

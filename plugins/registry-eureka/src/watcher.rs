@@ -189,7 +189,9 @@ impl Task {
     /// Takes what changed lately. Says whether we then know everything.
     async fn delta(&mut self) -> Result<bool> {
         let reply = self.client.send(&list(&self.client, DELTA)).await?;
-        let same = self.source.is_some_and(|(source, _)| source == reply.server);
+        let same = self
+            .source
+            .is_some_and(|(source, _)| source == reply.server);
         let disabled = matches!(reply.status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND);
         // Where one record cannot be written, the server tells no changes for minutes, and everything again sooner.
         if !same || disabled || (reply.status == StatusCode::OK && reply.body.is_empty()) {
@@ -199,17 +201,11 @@ impl Task {
         let hash = answer.hash();
         let changes = self.store.update(answer);
         let agrees = self.store.agrees(hash.as_deref());
-        let mut changed = false;
-        for change in changes {
-            changed |= match change {
-                Change::Upsert(instance) => self.shared.fanout.upsert(instance),
-                Change::Remove(key) => self.shared.fanout.remove(&key),
-                _ => false,
-            };
-        }
+        let unchanged = changes.is_empty();
+        self.shared.fanout.apply(changes);
         if agrees {
             self.source = Some((reply.server, SystemTime::now()));
-            if !changed {
+            if unchanged {
                 self.shared.fanout.confirm();
             }
         }
@@ -241,7 +237,10 @@ pub(crate) fn list(client: &Client, path: &str) -> Request {
     if regions.is_empty() {
         return Request::get(path.to_owned()).large();
     }
-    let regions: Vec<_> = regions.iter().map(|region| part(region).to_string()).collect();
+    let regions: Vec<_> = regions
+        .iter()
+        .map(|region| part(region).to_string())
+        .collect();
     Request::get(format!("{path}?regions={}", regions.join(","))).large()
 }
 
@@ -261,4 +260,3 @@ pub(crate) fn read(
     client.prove(reply.server);
     Ok(answer)
 }
-
