@@ -1,5 +1,6 @@
 //! The suite, run on every backend of this workspace.
 
+mod consul;
 mod etcd;
 mod eureka;
 mod mdns;
@@ -10,10 +11,15 @@ use std::sync::Arc;
 use registry_conformance::{Backend, MemoryBackend};
 
 fn main() -> ExitCode {
-    let backends: [Arc<dyn Backend>; 5] = [
+    let backends: [Arc<dyn Backend>; 10] = [
         Arc::new(MemoryBackend),
         Arc::new(mdns::MdnsBackend),
         Arc::new(etcd::EtcdBackend),
+        Arc::new(etcd::ClusterBackend),
+        Arc::new(etcd::SecuredBackend),
+        Arc::new(consul::ConsulBackend),
+        Arc::new(consul::ClusterBackend),
+        Arc::new(consul::SecuredBackend),
         Arc::new(eureka::EurekaBackend::default()),
         Arc::new(eureka::EurekaPeers::default()),
     ];

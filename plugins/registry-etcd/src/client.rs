@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Error as EtcdError, Identity, TlsOptions};
@@ -19,7 +19,8 @@ const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs
 /// A connection to one endpoint.
 #[derive(Clone)]
 pub(crate) struct Link {
-    pub(crate) client: Client,
+    /// A client is some kilobytes long; each call clones the part that it needs.
+    pub(crate) client: Arc<Client>,
     pub(crate) endpoint: String,
     /// Tells connections apart, also two to the same endpoint.
     pub(crate) serial: u64,
@@ -57,18 +58,9 @@ impl Connection {
         &self.config
     }
 
-    /// Makes one call; where an endpoint fails, the next one is asked, each of them once. `op` may be done twice.
-    pub(crate) async fn call<T, F>(&self, op: impl Fn(Client) -> F + Send + Sync) -> Result<T>
-    where
-        F: Future<Output = Result<T, EtcdError>> + Send,
-    {
-        self.call_with(|link| op(link.client))
-            .await
-            .map_err(|(_, error)| error)
-    }
-
-    /// As [`call`](Self::call); tells what to do about the error.
-    pub(crate) async fn call_with<T, F>(
+    /// Makes one call; where an endpoint fails, the next one is asked, each of them once. `op` may be done twice. The
+    /// error comes with what to do about it.
+    pub(crate) async fn call<T, F>(
         &self,
         op: impl Fn(Link) -> F + Send + Sync,
     ) -> Result<T, (Remedy, Error)>
@@ -111,11 +103,29 @@ impl Connection {
         }
     }
 
-    /// Gets a new token. etcd-client does so by itself only where a token has expired, not where the users changed
-    /// ("revision of auth store is old").
+    /// Gets a new token, once for all that hold this link. A stream keeps the token that it began with: from here on the
+    /// connection has another serial, and new watches a new stream.
+    ///
+    /// etcd-client does so by itself only where a token has expired, not where the users changed ("revision of auth
+    /// store is old").
     pub(crate) async fn authenticate(&self, link: &Link) -> Result<(), (Remedy, Error)> {
+        let _alone = self.alone(&link.endpoint).await?;
+        if self
+            .current()
+            .is_none_or(|current| current.serial != link.serial)
+        {
+            return Ok(());
+        }
         match timeout(self.config.timeout, link.client.refresh_token()).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                let mut state = self.state();
+                state.serials += 1;
+                let serial = state.serials;
+                if let Some(link) = &mut state.link {
+                    link.serial = serial;
+                }
+                Ok(())
+            }
             Ok(Err(error)) => Err(error::read(error, &link.endpoint)),
             Err(_) => Err((
                 Remedy::Rotate,
@@ -129,20 +139,17 @@ impl Connection {
         if let Some(link) = self.current() {
             return Ok(link);
         }
-        let _alone = self.connecting.lock().await;
+        let _alone = self.alone(&self.next()).await?;
         if let Some(link) = self.current() {
             return Ok(link);
         }
-        let endpoint = {
-            let state = self.state();
-            self.config.endpoints[state.next % self.config.endpoints.len()].clone()
-        };
+        let endpoint = self.next();
         match self.connect(&endpoint).await {
             Ok(client) => {
                 let mut state = self.state();
                 state.serials += 1;
                 let link = Link {
-                    client,
+                    client: Arc::new(client),
                     endpoint,
                     serial: state.serials,
                 };
@@ -174,6 +181,22 @@ impl Connection {
     /// Ends the connection.
     pub(crate) fn close(&self) {
         self.state().link = None;
+    }
+
+    /// Waits until nobody else connects, no longer than for one call.
+    async fn alone(
+        &self,
+        endpoint: &str,
+    ) -> Result<tokio::sync::MutexGuard<'_, ()>, (Remedy, Error)> {
+        let time = self.config.timeout;
+        let turn = timeout(time, self.connecting.lock()).await;
+        turn.map_err(|_| (Remedy::Rotate, error::late(endpoint, time)))
+    }
+
+    /// The endpoint to connect to next.
+    fn next(&self) -> String {
+        let endpoints = &self.config.endpoints;
+        endpoints[self.state().next % endpoints.len()].clone()
     }
 
     fn current(&self) -> Option<Link> {

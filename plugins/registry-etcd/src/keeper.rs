@@ -108,7 +108,7 @@ impl std::fmt::Debug for Keeper {
 
 /// A stream that has kept its first lease alive; `None` where that is gone.
 async fn open(connection: &Connection, lease: i64) -> Result<Option<Stream>> {
-    let opened = connection.call_with(|link| async move {
+    let opened = connection.call(|link| async move {
         let (requests, answers) = link.client.lease_client().keep_alive(lease).await?;
         Ok(Stream {
             link,

@@ -12,8 +12,9 @@ use crate::error::Remedy;
 /// Records of one page; less where they are so long that an answer grows beyond [`LARGEST`].
 const PAGE: i64 = 2000;
 
-/// Bytes of the largest answer that is taken. tonic's default of 4 MiB is less than a page of long records.
-const LARGEST: usize = 16 << 20;
+/// Bytes of the largest answer that is taken. tonic's default of 4 MiB is less than a page of long records, or than a
+/// transaction where `--max-request-bytes` allows it.
+pub(crate) const LARGEST: usize = 16 << 20;
 
 /// What a range held at one revision.
 pub(crate) struct Listing {
@@ -72,7 +73,7 @@ async fn read(
         if let Some(revision) = revision {
             options = options.with_revision(revision);
         }
-        let page = connection.call_with(|link| {
+        let page = connection.call(|link| {
             let (start, options) = (start.clone(), options.clone());
             async move {
                 let client = link.client.kv_client();

@@ -100,12 +100,12 @@ impl Etcd {
     }
 
     async fn grant(&self, wish: i64) -> Result<Lease> {
-        let granted = self.connection.call(|mut client| async move {
+        let granted = self.connection.call(|link| async move {
             // An id of ours, new for each try: whatever becomes of the answer, no other call hears of this lease.
             let options = LeaseGrantOptions::new().with_id(fastrand::i64(1..));
-            client.lease_grant(wish, Some(options)).await
+            link.client.lease_client().grant(wish, Some(options)).await
         });
-        let granted = granted.await?;
+        let granted = granted.await.map_err(|(_, error)| error)?;
         let seconds = u64::try_from(granted.ttl()).unwrap_or_default();
         Ok(Lease {
             id: granted.id(),
@@ -132,9 +132,9 @@ impl Etcd {
         let put = TxnOp::put(key, record, Some(PutOptions::new().with_lease(lease.id)));
         let look = TxnOp::get(key, Some(GetOptions::new().with_keys_only()));
         let txn = Txn::new().when(conditions).and_then([put]).or_else([look]);
-        let answer = self.connection.call_with(|mut link| {
+        let answer = self.connection.call(|link| {
             let txn = txn.clone();
-            async move { Ok((link.client.txn(txn).await?, link)) }
+            async move { Ok((link.client.kv_client().txn(txn).await?, link)) }
         });
         let (answer, link) = answer.await?;
         if answer.succeeded() {
@@ -244,9 +244,9 @@ impl Etcd {
             })
             .collect();
         let txn = Txn::new().and_then(gets);
-        let answer = self.connection.call_with(|mut link| {
+        let answer = self.connection.call(|link| {
             let txn = txn.clone();
-            async move { Ok((link.client.txn(txn).await?, link)) }
+            async move { Ok((link.client.kv_client().txn(txn).await?, link)) }
         });
         let (answer, link) = answer.await.map_err(|(_, error)| error)?;
         let revision = answer.header().map_or(0, |header| header.revision());
@@ -436,7 +436,7 @@ impl fmt::Debug for Etcd {
 
 async fn revoke(connection: &Connection, lease: i64) -> Result<()> {
     let revoked = connection
-        .call_with(|mut link| async move { link.client.lease_revoke(lease).await.map(drop) });
+        .call(|link| async move { link.client.lease_client().revoke(lease).await.map(drop) });
     match revoked.await {
         Ok(()) | Err((Remedy::LeaseGone, _)) => Ok(()),
         Err((_, error)) => Err(error),
