@@ -42,8 +42,8 @@ pub struct EurekaConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// How old the lists may be that the server hands out: its `response-cache-update-interval-ms`, and zero where it has
-    /// `use-read-only-response-cache=false`. Default: 30 s.
+    /// How old the lists may be that the server hands out: its `response-cache-update-interval-ms`, and zero where it
+    /// has `use-read-only-response-cache=false`. Default: 30 s.
     pub cache: Duration,
     /// How often the server removes what has expired: its `eviction-interval-timer-in-ms`. Default: 60 s.
     pub eviction: Duration,

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// An id as a part of Eureka's: what servers, firewalls and proxies refuse in a path, or unfold in it, becomes `~` and two
-/// hexadecimal digits for each byte.
+/// An id as a part of Eureka's: what servers, firewalls and proxies refuse in a path, or unfold in it, becomes `~` and
+/// two hexadecimal digits for each byte.
 pub(crate) fn id(id: &str) -> String {
     let mut escaped = String::with_capacity(id.len());
     for byte in id.bytes() {
@@ -47,8 +47,8 @@ pub(crate) fn is_xml_text(text: &str) -> bool {
     text.chars().all(says)
 }
 
-/// Whether a metadata key may be the name of an XML element, as the server makes it one. It escapes most characters, and
-/// these not.
+/// Whether a metadata key may be the name of an XML element, as the server makes it one. It escapes most characters,
+/// and these not.
 pub(crate) fn is_xml_name(key: &str) -> bool {
     !key.is_empty() && !key.contains(':') && !key.starts_with('@') && is_xml_text(key)
 }

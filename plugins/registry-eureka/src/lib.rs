@@ -1,7 +1,8 @@
 //! Service registry on Eureka, as Spring Cloud Netflix and Netflix serve it.
 //!
-//! Every instance is an entry that the dashboard, Spring's and Netflix' clients read, and theirs are read here; go-micro's
-//! too. The plugin speaks JSON over HTTP; one poll serves all watches of a process, and asks for changes only.
+//! Every instance is an entry that the dashboard, Spring's and Netflix' clients read, and theirs are read here;
+//! go-micro's too. The plugin speaks JSON over HTTP; one poll serves all watches of a process, and asks for changes
+//! only.
 //!
 //! ```
 //! use registry_eureka::{Eureka, EurekaConfig};
@@ -38,9 +39,10 @@
 //!
 //! Eureka is slow by design. A change is seen after the server's cache and the poll: at the defaults within 61 s. Who
 //! dies is removed after twice his TTL (the server adds the lease once too often; to one that never was renewed it does
-//! not), the eviction, the cache and the poll: at the defaults 301 s. With self-preservation, which is Eureka's default,
-//! nobody is removed while many are silent, and in a registry of less than 13 nobody ever: no crash window is declared then.
-//! In one run the server removes at most 15 % of all instances, unless its `renewal-percent-threshold` is 0.
+//! not), the eviction, the cache and the poll: at the defaults 301 s. With self-preservation, which is Eureka's
+//! default, nobody is removed while many are silent, and in a registry of less than 13 nobody ever: no crash window is
+//! declared then. In one run the server removes at most 15 % of all instances, unless its `renewal-percent-threshold`
+//! is 0.
 //!
 //! [`lookup`](registry_core::Registry::lookup) passes by our own copy and not by the server's cache, which keeps that a
 //! service is unknown, too. Under load the server may keep an old answer until the next change of anything, or for
@@ -52,19 +54,21 @@
 //!   then deregisters is gone for both, until the owner's next renewal.
 //! - A server that restarts has what its peers have, and nothing where there are none: everybody is gone until his next
 //!   renewal. That may pass unseen between two polls, so that the guard of the discovery is always armed.
-//! - The server lets no registrant go from `UP` to `OUT_OF_SERVICE` or back. What an instance of ours says beside up and
-//!   starting is therefore `DOWN` to other programs.
+//! - The server lets no registrant go from `UP` to `OUT_OF_SERVICE` or back. What an instance of ours says beside up
+//!   and starting is therefore `DOWN` to other programs.
 //! - A TTL has whole seconds, and at most 2,147,483 of them.
-//! - Text with U+FFFE or U+FFFF is refused, but in metadata: it would make the registry unreadable for whoever reads XML.
+//! - Text with U+FFFE or U+FFFF is refused, but in metadata: it would make the registry unreadable for whoever reads
+//!   XML.
 //! - A call that timed out may still be done by a server that was suspended.
 //! - An answer of more than 128 MiB is refused.
 //!
 //! # What is written
 //!
 //! The application is the name of the service in upper case, `vipAddress` and `secureVipAddress` are the name itself.
-//! `instanceId` is `service:id`, since status overrides of the server go by the id alone; in the id, all but ASCII letters,
-//! digits, `.`, `_`, `:` and `-` is `~` and two hexadecimal digits for each byte. `hostName` and `ipAddr` are the host of the address, the
-//! first one in brackets where it is IPv6; `port` is its port. The status is `UP`, `STARTING` or `DOWN`.
+//! `instanceId` is `service:id`, since status overrides of the server go by the id alone; in the id, all but ASCII
+//! letters, digits, `.`, `_`, `:` and `-` is `~` and two hexadecimal digits for each byte. `hostName` and `ipAddr` are
+//! the host of the address, the first one in brackets where it is IPv6; `port` is its port. The status is `UP`,
+//! `STARTING` or `DOWN`.
 //!
 //! | Key of metadata | Value | Left out |
 //! | --- | --- | --- |
@@ -79,12 +83,13 @@
 //!
 //! # What is read
 //!
-//! A record of another program keeps its id, which is the host's name where it has none. Its service is `vipAddress` where that is the
-//! application's name but for the case, else that name in lower case. The address is `hostName` with the plain port if that is in use, else
-//! with the secure one; `ipAddr` is a further address. `zone`, `version`, `weight` and `endpoints` are read as above, the zone also from
-//! Amazon's metadata. `OUT_OF_SERVICE` is `Maintenance`, unknown words are `Unknown`. What an operator overrides
-//! goes before what the registrant says, and is never cleared by us. Of several records of one instance the latest counts. A
-//! record that cannot be read is skipped, see [`Eureka::skipped`].
+//! A record of another program keeps its id, which is the host's name where it has none. Its service is `vipAddress`
+//! where that is the application's name but for the case, else that name in lower case. The address is `hostName` with
+//! the plain port if that is in use, else with the secure one; `ipAddr` is a further address. `zone`, `version`,
+//! `weight` and `endpoints` are read as above, the zone also from Amazon's metadata. `OUT_OF_SERVICE` is `Maintenance`,
+//! unknown words are `Unknown`. What an operator overrides goes before what the registrant says, and is never cleared
+//! by us. Of several records of one instance the latest counts. A record that cannot be read is skipped, see
+//! [`Eureka::skipped`].
 
 mod client;
 mod codec;

@@ -34,8 +34,8 @@ const CLOSING: Duration = Duration::from_secs(3);
 
 /// A client of one or more Eureka servers that hold the same registry.
 ///
-/// It polls while somebody watches, once for all watches. [`close`](Registry::close) removes what it registered; after a mere
-/// drop that lapses.
+/// It polls while somebody watches, once for all watches. [`close`](Registry::close) removes what it registered; after
+/// a mere drop that lapses.
 pub struct Eureka {
     server: Arc<Server>,
     poller: Poller,

@@ -79,7 +79,8 @@ enum Action {
 }
 
 impl Answer {
-    /// Reads an answer; `None` where it does not have the shape of one. Equal instances that `store` holds are shared with it.
+    /// Reads an answer; `None` where it does not have the shape of one. Equal instances that `store` holds are shared
+    /// with it.
     pub(crate) fn read(
         body: &[u8],
         store: &Store,
@@ -266,11 +267,11 @@ impl Store {
         }
         let key = instance.key();
         self.shown.remove(&key);
-        let of_key = |other: &&Box<str>| {
+        let heir = self.shadowed.iter().find(|other| {
             let entry = self.entries.get(*other);
             entry.is_some_and(|entry| entry.instance.as_ref().is_some_and(|other| other.is(&key)))
-        };
-        if let Some(heir) = self.shadowed.iter().find(of_key).cloned() {
+        });
+        if let Some(heir) = heir.cloned() {
             self.shadowed.remove(&heir);
             self.shown.insert(key, heir);
         }

@@ -9,8 +9,8 @@ use tokio::task::JoinSet;
 
 type Queue = Arc<tokio::sync::Mutex<()>>;
 
-/// Gives each instance a queue of writes. A write that began runs to its end, also when its caller is gone: a request that was
-/// cut off may still arrive, and must not do so after the next one. Dropping this ends them all.
+/// Gives each instance a queue of writes. A write that began runs to its end, also when its caller is gone: a request
+/// that was cut off may still arrive, and must not do so after the next one. Dropping this ends them all.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
     queues: Mutex<HashMap<InstanceKey, Queue>>,

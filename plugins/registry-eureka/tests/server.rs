@@ -4,7 +4,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Rewriting, ask, client, config, eventually, instance, registration, shared, start};
+use common::{
+    Rewriting, ask, client, config, eventually, instance, left_out, registration, shared, start,
+};
 use registry_conformance::free_port;
 use registry_conformance::server::Server as _;
 use registry_core::{
@@ -20,6 +22,12 @@ async fn find(client: &Eureka, instance: &Instance) -> Result<Vec<Instance>> {
         .lookup(&instance.service, &ReadOptions::default())
         .await?;
     Ok(found.iter().map(|found| Instance::clone(found)).collect())
+}
+
+/// A lookup finds this instance and no other one.
+async fn only(client: &Eureka, expected: &Instance) {
+    let found = find(client, expected).await.unwrap();
+    assert_eq!(found, std::slice::from_ref(expected));
 }
 
 async fn watch(client: &Eureka) -> Box<dyn Watcher> {
@@ -69,6 +77,9 @@ fn at(instance: &Instance) -> String {
 
 #[tokio::test]
 async fn what_an_operator_overrides_is_read_and_never_cleared() {
+    if left_out() {
+        return;
+    }
     let server = shared().await;
     let (client, instance) = (client(server), instance());
     let registered = client.register(&registration(&instance)).await.unwrap();
@@ -81,30 +92,33 @@ async fn what_an_operator_overrides_is_read_and_never_cleared() {
             .0,
         200
     );
-    assert_eq!(find(&client, &instance).await.unwrap(), [out.clone()]);
+    only(&client, &out).await;
     client.register(&registration(&instance)).await.unwrap();
     assert!(matches!(
         client.renew(&[held]).await[..],
         [Ok(Renewal::Held(_))]
     ));
-    assert_eq!(find(&client, &instance).await.unwrap(), [out.clone()]);
+    only(&client, &out).await;
     // What he says of himself is worse, and shows; then he is better, and the operator's word holds again.
     let down = instance.edit().status(Status::Down).build().unwrap();
     client.register(&registration(&down)).await.unwrap();
-    assert_eq!(find(&client, &instance).await.unwrap(), [down]);
+    only(&client, &down).await;
     client.register(&registration(&instance)).await.unwrap();
-    assert_eq!(find(&client, &instance).await.unwrap(), [out]);
+    only(&client, &out).await;
     assert_eq!(
         ask(server, "DELETE", &format!("{path}?value=UP"), None)
             .await
             .0,
         200
     );
-    assert_eq!(find(&client, &instance).await.unwrap(), [instance]);
+    only(&client, &instance).await;
 }
 
 #[tokio::test]
 async fn every_status_follows_every_other() {
+    if left_out() {
+        return;
+    }
     let server = shared().await;
     let (client, instance) = (client(server), instance());
     for from in Status::ALL {
@@ -124,6 +138,9 @@ async fn every_status_follows_every_other() {
 
 #[tokio::test]
 async fn a_renewal_of_the_unknown_and_of_a_newer_record_says_so() {
+    if left_out() {
+        return;
+    }
     let server = shared().await;
     let (client, instance) = (client(server), instance());
     let mut registered = client.register(&registration(&instance)).await.unwrap();
@@ -150,6 +167,9 @@ async fn a_renewal_of_the_unknown_and_of_a_newer_record_says_so() {
 
 #[tokio::test]
 async fn a_clock_that_was_ahead_does_not_lock_the_id() {
+    if left_out() {
+        return;
+    }
     let server = shared().await;
     let instance = instance();
     let before = client(server);
@@ -162,14 +182,17 @@ async fn a_clock_that_was_ahead_does_not_lock_the_id() {
     let after = client(server);
     let moved = instance.edit().address("10.0.0.2:80").build().unwrap();
     after.register(&registration(&moved)).await.unwrap();
-    assert_eq!(find(&after, &instance).await.unwrap(), [moved.clone()]);
+    only(&after, &moved).await;
     let again = moved.edit().weight(3).build().unwrap();
     after.register(&registration(&again)).await.unwrap();
-    assert_eq!(find(&after, &instance).await.unwrap(), [again]);
+    only(&after, &again).await;
 }
 
 #[tokio::test]
 async fn a_count_that_is_always_wrong_costs_one_full_answer_for_each_poll() {
+    if left_out() {
+        return;
+    }
     let server = shared().await;
     let proxy = Rewriting::start(server).await;
     proxy.set(|path, _, answer| {
@@ -181,6 +204,7 @@ async fn a_count_that_is_always_wrong_costs_one_full_answer_for_each_poll() {
     });
     let (reader, writer, instance) = (client(proxy.address), client(server), instance());
     let mut watcher = watch(&reader).await;
+    watcher.next().await.unwrap();
     writer.register(&registration(&instance)).await.unwrap();
     told(&mut watcher, &instance).await;
     let (full, delta) = proxy.asked();
@@ -203,6 +227,9 @@ async fn a_count_that_is_always_wrong_costs_one_full_answer_for_each_poll() {
 
 #[tokio::test]
 async fn a_change_without_a_trace_is_found_by_the_count() {
+    if left_out() {
+        return;
+    }
     let server = shared().await;
     let proxy = Rewriting::start(server).await;
     let (reader, writer, instance) = (client(proxy.address), client(server), instance());
@@ -221,6 +248,9 @@ async fn a_change_without_a_trace_is_found_by_the_count() {
 
 #[tokio::test]
 async fn where_no_changes_are_told_everything_is_asked_for() {
+    if left_out() {
+        return;
+    }
     let server = shared().await;
     let proxy = Rewriting::start(server).await;
     for status in [403, 404, 200] {
@@ -241,6 +271,9 @@ async fn where_no_changes_are_told_everything_is_asked_for() {
 
 #[tokio::test]
 async fn other_spellings_of_an_answer_are_read() {
+    if left_out() {
+        return;
+    }
     let server = shared().await;
     let proxy = Rewriting::start(server).await;
     proxy.set(|_, _, answer| {
@@ -266,12 +299,15 @@ async fn other_spellings_of_an_answer_are_read() {
     });
     let (client, instance) = (client(proxy.address), instance());
     client.register(&registration(&instance)).await.unwrap();
-    assert_eq!(find(&client, &instance).await.unwrap(), [instance.clone()]);
+    only(&client, &instance).await;
     told(&mut watch(&client).await, &instance).await;
 }
 
 #[tokio::test]
 async fn answers_that_are_none_are_errors_and_never_empty() {
+    if left_out() {
+        return;
+    }
     let server = shared().await;
     let proxy = Rewriting::start(server).await;
     let instance = instance();
@@ -337,6 +373,9 @@ async fn answers_that_are_none_are_errors_and_never_empty() {
 
 #[tokio::test]
 async fn credentials_are_sent_and_never_shown() {
+    if left_out() {
+        return;
+    }
     let proxy = Rewriting::start(shared().await).await;
     proxy.set(|_, login, answer| {
         // "eureka:s3cr3t/@"
@@ -350,7 +389,7 @@ async fn credentials_are_sent_and_never_shown() {
         |password: &str| Eureka::new(config(&[proxy.address]).login("eureka", password)).unwrap();
     let good = with("s3cr3t/@");
     good.register(&registration(&instance)).await.unwrap();
-    assert_eq!(find(&good, &instance).await.unwrap(), [instance.clone()]);
+    only(&good, &instance).await;
     let bad = with("hunter2");
     for error in [
         find(&bad, &instance).await.unwrap_err(),
@@ -364,6 +403,9 @@ async fn credentials_are_sent_and_never_shown() {
 
 #[tokio::test]
 async fn under_self_preservation_the_dead_stay_and_a_record_that_cannot_be_written_ends_watches() {
+    if left_out() {
+        return;
+    }
     let server = start(
         free_port(),
         &["--eureka.server.enable-self-preservation=true"],
@@ -376,7 +418,7 @@ async fn under_self_preservation_the_dead_stay_and_a_record_that_cannot_be_writt
     // It expires after 1 s, and the server evicts twice a second.
     let expired = Instant::now() + Duration::from_secs(4);
     while Instant::now() < expired {
-        assert_eq!(find(&client, &instance).await.unwrap(), [instance.clone()]);
+        only(&client, &instance).await;
     }
     let mut watcher = watch(&client).await;
     watcher.next().await.unwrap();
@@ -419,6 +461,9 @@ async fn under_self_preservation_the_dead_stay_and_a_record_that_cannot_be_writt
 
 #[tokio::test]
 async fn when_a_peer_is_killed_the_other_one_serves_and_no_watch_ends() {
+    if left_out() {
+        return;
+    }
     let (here, there) = (free_port(), free_port());
     let common = [
         "--eureka.client.register-with-eureka=true",
@@ -454,7 +499,7 @@ async fn when_a_peer_is_killed_the_other_one_serves_and_no_watch_ends() {
     let mut watcher = watch(&client).await;
     told(&mut watcher, &instance).await;
     a.kill().await.unwrap();
-    assert_eq!(find(&client, &instance).await.unwrap(), [instance.clone()]);
+    only(&client, &instance).await;
     let changed = instance.edit().weight(9).build().unwrap();
     client.register(&registration(&changed)).await.unwrap();
     told(&mut watcher, &changed).await;
