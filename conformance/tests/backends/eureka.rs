@@ -52,7 +52,7 @@ const GENTLE: Faults = Faults {
 };
 
 fn capability() -> Capability {
-    let seen = Duration::from_millis(1500);
+    let seen = Duration::from_millis(2500);
     let mut capability = Capability::new();
     capability.ttl = TtlScope::Registration;
     capability.default_ttl = Some(Duration::from_secs(3));
@@ -77,7 +77,7 @@ fn capability() -> Capability {
 
 fn url(address: SocketAddr) -> String {
     format!(
-        "eureka://{address}/eureka?poll=500ms&ttl=3s&cache=off&eviction=1s&self-preservation=false"
+        "eureka://{address}/eureka?poll=500ms&ttl=3s&cache=1s&eviction=1s&self-preservation=false"
     )
 }
 
@@ -284,7 +284,9 @@ impl Pair {
             let (here, there) = (self.known.records().await?, self.archive.records().await?);
             match here == there {
                 true => Ok(()),
-                false => Err(unavailable("the peers hold different records")),
+                false => Err(unavailable(&format!(
+                    "the peers hold different records: {here:?} and {there:?}"
+                ))),
             }
         })
         .await

@@ -45,8 +45,8 @@
 //! is 0.
 //!
 //! [`lookup`](registry_core::Registry::lookup) passes by our own copy and not by the server's cache, which keeps that a
-//! service is unknown, too. Under load the server may keep an old answer until the next change of anything, or for
-//! 3 minutes.
+//! service is unknown, too. An answer that the server makes while something changes may lack the change, and is kept
+//! until the next change of anything, or for its `response-cache-auto-expiration-in-seconds`, which is 180.
 //!
 //! # Limits
 //!

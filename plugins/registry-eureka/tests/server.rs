@@ -8,10 +8,10 @@ use common::{
     Rewriting, ask, client, config, eventually, instance, left_out, registration, shared, start,
 };
 use registry_conformance::free_port;
-use registry_conformance::server::Server as _;
+use registry_conformance::server::{Authority, Server as _};
 use registry_core::{
     Change, Error, ErrorKind, Held, Instance, ReadOptions, Registry, Renewal, Result, Scope,
-    Status, Watcher,
+    Status, TlsConfig, Watcher,
 };
 use registry_eureka::Eureka;
 use serde_json::{Value, json};
@@ -503,4 +503,66 @@ async fn when_a_peer_is_killed_the_other_one_serves_and_no_watch_ends() {
     let changed = instance.edit().weight(9).build().unwrap();
     client.register(&registration(&changed)).await.unwrap();
     told(&mut watcher, &changed).await;
+}
+
+#[tokio::test]
+async fn over_tls_both_sides_show_a_certificate_and_refuse_a_foreign_one() {
+    if left_out() {
+        return;
+    }
+    let (ours, foreign) = (
+        Authority::new().await.unwrap(),
+        Authority::new().await.unwrap(),
+    );
+    let identity = ours.server("eureka").await.unwrap();
+    let file = |path: &std::path::Path| format!("file:{}", path.display());
+    let arguments = [
+        format!("--server.ssl.certificate={}", file(&identity.certificate)),
+        format!(
+            "--server.ssl.certificate-private-key={}",
+            file(&identity.key)
+        ),
+        format!(
+            "--server.ssl.trust-certificate={}",
+            file(&ours.certificate())
+        ),
+        "--server.ssl.client-auth=need".to_owned(),
+        "--eureka.server.enable-self-preservation=false".to_owned(),
+    ];
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let server = start(free_port(), &arguments).await;
+    let (mine, stranger) = (
+        ours.client("client").await.unwrap(),
+        foreign.client("client").await.unwrap(),
+    );
+    let client = |tls: TlsConfig| Eureka::new(config(&[server.address()]).tls(tls)).unwrap();
+    let trusting = || TlsConfig::default().ca(ours.certificate());
+    let good = client(trusting().identity(&mine.certificate, &mine.key));
+    let instance = instance();
+    eventually("the server to serve", || async {
+        good.register(&registration(&instance)).await.map(|_| true)
+    })
+    .await;
+    only(&good, &instance).await;
+    told(&mut watch(&good).await, &instance).await;
+    for (tls, kinds) in [
+        (
+            TlsConfig::default()
+                .ca(foreign.certificate())
+                .identity(&mine.certificate, &mine.key),
+            &[ErrorKind::Denied][..],
+        ),
+        (trusting(), &[ErrorKind::Denied, ErrorKind::Unavailable]),
+        (
+            trusting().identity(&stranger.certificate, &stranger.key),
+            &[ErrorKind::Denied, ErrorKind::Unavailable],
+        ),
+    ] {
+        let error = find(&client(tls), &instance).await.unwrap_err();
+        assert!(kinds.contains(&error.kind()), "{error:?}");
+    }
+    // Whoever speaks plainly is told what is missing.
+    let plain = Eureka::new(config(&[server.address()])).unwrap();
+    let error = find(&plain, &instance).await.unwrap_err();
+    assert!(error.to_string().contains("TLS"), "{error:?}");
 }

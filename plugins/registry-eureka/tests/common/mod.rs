@@ -53,6 +53,7 @@ pub(crate) async fn start(port: u16, more: &[&str]) -> LocalProcess {
         .to_owned();
     let more: Vec<_> = more.iter().map(|&one| one.to_owned()).collect();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let arguments = more.clone();
     let command = move |data: &Path| {
         let mut java = Command::new("java");
         java.args([
@@ -71,15 +72,22 @@ pub(crate) async fn start(port: u16, more: &[&str]) -> LocalProcess {
             "--eureka.server.delta-retention-timer-interval-in-ms=500",
         ]);
         java.arg(format!("--server.port={port}"))
-            .args(&more)
+            .args(&arguments)
             .current_dir(data);
         java
     };
+    let secured = more.iter().any(|one| one.starts_with("--server.ssl"));
     let serves = move || async move {
-        let url = format!("http://{address}/eureka/apps");
         let failed = |error| Error::new(ErrorKind::Unavailable, "it does not serve").because(error);
-        let reply = reqwest::get(url).await.map_err(failed)?;
-        reply.error_for_status().map(drop).map_err(failed)
+        match reqwest::get(format!("http://{address}/eureka/apps")).await {
+            Ok(reply) if secured => drop(reply),
+            reply => drop(
+                reply
+                    .and_then(reqwest::Response::error_for_status)
+                    .map_err(failed)?,
+            ),
+        }
+        Ok(())
     };
     LocalProcess::start_when(address, command, serves)
         .await
