@@ -345,6 +345,12 @@ impl Client {
         if error.is_timeout() && !error.is_connect() {
             return silent(limit, path).with("agent", agent);
         }
+        if self.tls.is_some() && is_distrust(&error) {
+            let why = "TLS is refused: one side does not trust the other's certificate; see \"ca\", \"cert\" and \"key\"";
+            return Error::new(ErrorKind::Denied, why)
+                .with("agent", agent)
+                .because(error.without_url());
+        }
         let why = match (error.is_connect(), self.tls.is_some()) {
             (true, false) => "no connection to the agent; is it running there?",
             (true, true) => {
@@ -367,6 +373,20 @@ impl fmt::Debug for Client {
             .field("agents", &self.bases)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether a certificate is the reason. Only the text of the innermost error tells: an alert of the peer, or what our own
+/// verification found.
+fn is_distrust(error: &reqwest::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        let text = error.to_string().to_ascii_lowercase();
+        if text.contains("certificate") || text.contains("unknownca") {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 fn silent(limit: Duration, path: &str) -> Error {

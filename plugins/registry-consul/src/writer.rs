@@ -1,6 +1,6 @@
 //! Registrations at the agent, and whether the catalog has them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -271,6 +271,9 @@ impl Writer {
             }
         };
         let ((), catalog) = tokio::join!(all, self.catalog(&ids[first]));
+        if let Ok(Some(catalog)) = &catalog {
+            self.bury(catalog).await;
+        }
         let mut answers = Vec::with_capacity(held.len());
         for (at, held) in held.iter().enumerate() {
             let beat = match (known[at], beats.remove(&at)) {
@@ -355,6 +358,22 @@ impl Writer {
             (record.id, revision)
         });
         Ok(Some(all.collect()))
+    }
+
+    /// Removes from the catalog what was ours and was deregistered: a catalog that is set back brings it up again, and the
+    /// agent would look at it within a minute only.
+    async fn bury(&self, catalog: &HashMap<String, String>) {
+        let node = guard(&self.node).clone();
+        let ours: HashSet<String> = self.own().keys().map(service_id).collect();
+        for ghost in catalog.keys().filter(|id| !ours.contains(*id)) {
+            let request = serde_json::json!({ "Node": node, "ServiceID": ghost });
+            let path = "catalog/deregister";
+            // What fails is tried at the next renewal.
+            let _ = self
+                .client
+                .put(path, Some(request.to_string().into()))
+                .await;
+        }
     }
 
     /// The name of the agent's node. Only its checks tell it to whoever may not ask for more.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions, PutOptions, Txn, TxnOp};
-use registry_conformance::{LocalProcess, free_port};
+use registry_conformance::{LocalProcess, Server as _, free_port};
 use registry_core::{
     Change, ErrorKind, Held, Instance, InstanceKey, ReadOptions, Registered, Registration,
     Registry, Renewal, Scope, ServiceName, Watcher,
@@ -278,7 +278,7 @@ async fn a_loss_is_told_at_once_and_once() {
     );
     // A connection that broke may have hidden anything.
     register(&client, registration("a")).await;
-    server.process.kill();
+    server.process.kill().await.unwrap();
     timeout(Duration::from_secs(1), client.lost())
         .await
         .unwrap();
@@ -465,7 +465,7 @@ async fn an_endpoint_that_is_dead_hangs_or_swallows_costs_one_timeout() {
         client.register(&registration(&bad)).await.unwrap();
         client.close().await.unwrap();
     }
-    hung.process.resume().unwrap();
+    hung.process.resume().await.unwrap();
 }
 
 #[tokio::test]

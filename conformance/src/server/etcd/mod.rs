@@ -242,11 +242,27 @@ impl Etcd {
     /// # Errors
     /// `Unavailable` when it does not tell.
     pub async fn open_watches(&self) -> Result<usize> {
-        const METRIC: &str = "etcd_debugging_mvcc_watcher_total ";
+        let watches = self.metric("etcd_debugging_mvcc_watcher_total").await?;
+        Ok(watches as usize)
+    }
+
+    /// The sum of the lines of its metrics that begin so, such as
+    /// `grpc_server_started_total{grpc_method="LeaseKeepAlive"`.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not tell; `Protocol` when there is no such line.
+    pub async fn metric(&self, begin: &str) -> Result<u64> {
         let metrics = http::get(self.metrics, "/metrics").await?;
-        let value = metrics.lines().find_map(|line| line.strip_prefix(METRIC));
-        let value = value.and_then(|value| value.trim().parse().ok());
-        value.ok_or_else(|| Error::new(ErrorKind::Protocol, format!("no metric {METRIC}")))
+        let lines = metrics.lines().filter(|line| line.starts_with(begin));
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        let values: Vec<_> = values.collect();
+        match values.is_empty() {
+            false => Ok(values.iter().sum::<f64>() as u64),
+            true => Err(Error::new(
+                ErrorKind::Protocol,
+                format!("there is no metric {begin}"),
+            )),
+        }
     }
 
     /// Saves its data, and returns the file. It lives as long as this value.

@@ -23,6 +23,7 @@ impl Backend for ClusterBackend {
     fn faults(&self) -> Faults {
         Faults {
             members: true,
+            endpoints: true,
             ..Faults::NONE
         }
     }
