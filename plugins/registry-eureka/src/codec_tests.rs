@@ -120,7 +120,7 @@ const SPRING: &str = r#"{"instance":{"instanceId":"192.0.2.2:java-svc:18080","ap
 "hostName":"host.example","status":"UP","overriddenStatus":"UNKNOWN","leaseInfo":{"renewalIntervalInSecs":1,"durationInSecs":3},
 "isCoordinatingDiscoveryServer":false,"lastUpdatedTimestamp":1795426716551,"lastDirtyTimestamp":"1795426716619",
 "actionType":null,"asgName":null,"port":{"$":18080,"@enabled":"true"},"securePort":{"$":18443,"@enabled":"true"},
-"metadata":{"zone":"z1","management.port":"18080","version":"1.2.3","weight":"heavy"}}}"#;
+"metadata":{"@class":"java.util.HashMap","zone":"z1","management.port":"18080","version":"1.2.3","weight":"heavy"}}}"#;
 
 #[test]
 fn a_record_of_spring_is_read() {

@@ -66,6 +66,8 @@ fn changes_older_than_the_list_bring_nothing_back() {
     let mut store = full(&[Told("a", "UP", 50, 50, "ADDED", 5)]);
     let old = [
         Told("a", "UP", 40, 40, "MODIFIED", 4),
+        // Taken out by an operator, who put it back since.
+        Told("a", "OUT_OF_SERVICE", 45, 50, "MODIFIED", 5),
         Told("gone", "UP", 45, 45, "ADDED", 1),
         Told("a", "UP", 50, 49, "DELETED", 4),
     ];
