@@ -21,7 +21,8 @@ pub(crate) struct Store {
     shown: HashMap<InstanceKey, Box<str>>,
     /// Those whose instance is shown as another record has it.
     shadowed: HashSet<Box<str>>,
-    /// The server's time of the latest change that its last full answer held: what is older and was not in it is gone.
+    /// The server's time of the latest change that its last full answer held. Of changes that all are older, those of
+    /// whom it lacks are over.
     complete_until: i64,
 }
 
@@ -176,13 +177,19 @@ impl Store {
     /// Takes an answer that tells changes, and gives those that are changes to us: what there is now, or `None`.
     pub(crate) fn update(&mut self, answer: Answer) -> Vec<(InstanceKey, Option<Arc<Instance>>)> {
         let mut touched: Vec<InstanceKey> = Vec::new();
+        // The list may lack what came while it was made, so that what is told later than it adds whom it lacks.
+        let times = answer
+            .records
+            .iter()
+            .map(|(_, entry, _)| entry.stamp.updated);
+        let later = times.max().is_some_and(|last| last >= self.complete_until);
         for (name, entry, action) in answer.records {
             let old = self.entries.get(&name);
             let news = match (old, action) {
                 (Some(old), Action::Set) if old.says(&entry) => false,
                 (Some(old), _) => entry.stamp.follows(old.stamp),
                 (None, Action::Delete) => false,
-                (None, Action::Set) => entry.stamp.updated > self.complete_until,
+                (None, Action::Set) => later,
             };
             if !news {
                 continue;

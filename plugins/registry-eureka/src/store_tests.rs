@@ -69,10 +69,16 @@ fn changes_older_than_the_list_bring_nothing_back() {
         // Taken out by an operator, who put it back since.
         Told("a", "OUT_OF_SERVICE", 45, 50, "MODIFIED", 5),
         Told("gone", "UP", 45, 45, "ADDED", 1),
-        Told("a", "UP", 50, 49, "DELETED", 4),
     ];
     assert!(update(&mut store, &old).is_empty());
     assert_eq!(weights(&store), [5]);
+    // A list is not made in one moment: this one lacks somebody who came before another one in it.
+    let late = [
+        Told("early", "UP", 49, 49, "ADDED", 2),
+        Told("a", "UP", 50, 50, "ADDED", 5),
+    ];
+    assert_eq!(update(&mut store, &late), ["+early=2"]);
+    assert!(update(&mut store, &[Told("a", "UP", 50, 49, "DELETED", 4)]).is_empty());
     let new = [
         Told("a", "UP", 60, 50, "DELETED", 5),
         Told("b", "UP", 61, 1, "ADDED", 9),
