@@ -2,6 +2,7 @@
 
 mod consul;
 mod etcd;
+mod eureka;
 mod mdns;
 mod zookeeper;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use registry_conformance::{Backend, MemoryBackend};
 
 fn main() -> ExitCode {
-    let backends: [Arc<dyn Backend>; 9] = [
+    let backends: [Arc<dyn Backend>; 11] = [
         Arc::new(MemoryBackend),
         Arc::new(mdns::MdnsBackend),
         Arc::new(etcd::EtcdBackend),
@@ -21,6 +22,8 @@ fn main() -> ExitCode {
         Arc::new(consul::ClusterBackend),
         Arc::new(consul::SecuredBackend),
         Arc::new(zookeeper::ZooKeeperBackend),
+        Arc::new(eureka::EurekaBackend::default()),
+        Arc::new(eureka::EurekaPeers::default()),
     ];
     registry_conformance::run(backends)
 }
