@@ -95,6 +95,8 @@ impl Task {
             self.rebuild();
             let built = Instant::now();
             tokio::select! {
+                // The same order always, so that what runs under paused time can be repeated.
+                biased;
                 // Never an error: the view holds the sender.
                 _ = moved.changed() => {}
                 () = maybe(peers.as_mut(), async |peers| { let _ = peers.changed().await; }) => {}
