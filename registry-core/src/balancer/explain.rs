@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::plane::Plane;
 use crate::discovery::Freshness;
 use crate::instance::{Instance, ServiceName};
-use crate::selector::{Member, Node, PickRequest, Slot};
+use crate::selector::{Held, Member, Node, PickRequest, Slot};
 
 /// What a pick chose among. `Display` is a table for people.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ impl Explanation {
     ) -> Self {
         let now = Instant::now();
         let sum: f32 = plane.shares.iter().map(|(_, share)| share).sum();
-        let explained = |(slot, nodes): (u32, &[Arc<Node>])| {
+        let explained = |(slot, nodes): (u32, &[Held])| {
             let candidate = Node::candidate(nodes, Slot(slot), plane.since[slot as usize]);
             let load = candidate.load();
             let member = candidate.member;

@@ -7,6 +7,7 @@ mod explain;
 mod hedge;
 mod pick;
 mod plane;
+mod published;
 mod task;
 mod telemetry;
 
@@ -14,7 +15,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
@@ -33,6 +33,7 @@ use crate::instance::ServiceName;
 use crate::selector::{Available, Member, PickRequest, Selector, Stage};
 use crate::time::after;
 use plane::Plane;
+use published::Published;
 use task::Task;
 
 /// Picks among the instances of one service. Cheap to clone; clones share what they learn.
@@ -41,7 +42,7 @@ use task::Task;
 /// could not connect to is avoided for 5 s, doubling up to 60 s while that goes on, unless there is nobody else.
 #[derive(Clone)]
 pub struct Balancer {
-    plane: Arc<ArcSwap<Plane>>,
+    plane: Arc<Published>,
     shared: Arc<Shared>,
 }
 
@@ -89,7 +90,7 @@ impl Discovery {
 impl Balancer {
     fn new(view: View, peers: Option<View>, selector: Available) -> Self {
         let plane = Plane::empty(view.service().clone());
-        let plane = Arc::new(ArcSwap::from_pointee(plane));
+        let plane = Arc::new(Published::new(plane));
         let mut task = Task::new(view.clone(), peers, selector, plane.clone());
         let built = task.built();
         // Before anybody picks, so that the first pick finds what the view has.
@@ -123,13 +124,14 @@ impl Balancer {
     /// As [`pick_excluding`](Self::pick_excluding).
     #[inline]
     pub fn pick_with(&self, request: &PickRequest<'_>) -> Result<Pick, PickError> {
-        let plane = self.plane.load();
-        let picked = pick_from(&plane, request);
-        // One comparison where nobody listens.
-        if LevelFilter::current() >= LevelFilter::DEBUG {
-            self.sample(&plane, request, &picked);
-        }
-        picked
+        self.plane.read(|plane| {
+            let picked = pick_from(plane, request);
+            // One comparison where nobody listens.
+            if LevelFilter::current() >= LevelFilter::DEBUG {
+                self.sample(plane, request, &picked);
+            }
+            picked
+        })
     }
 
     /// Picks an instance, and waits for one up to this time where there is none.
@@ -214,7 +216,11 @@ fn pick_from(plane: &Plane, request: &PickRequest<'_>) -> Result<Pick, PickError
         request
     };
     match plane.picker.pick(request).and_then(|slot| plane.node(slot)) {
-        Some(node) => Ok(Pick::new(node, request.now, plane.crowd.clone())),
+        Some(node) => Ok(Pick::new(
+            node,
+            request.now,
+            plane.crowd.as_ref().map(|crowd| crowd.join()),
+        )),
         None => Err(plane.why_none(request)),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::instance::{Address, Instance};
-use crate::selector::{Crowd, Member, Node, Outcome};
+use crate::selector::{Member, Node, Outcome};
 
 /// One choice: whom to call now. It counts as a call in flight until it is reported or dropped.
 ///
@@ -16,7 +16,7 @@ pub struct Pick {
     node: Arc<Node>,
     /// Where a selector heeds latencies.
     began: Option<Instant>,
-    _crowd: Option<Arc<Crowd>>,
+    _crowd: Option<Arc<()>>,
 }
 
 impl Pick {
@@ -24,7 +24,7 @@ impl Pick {
     pub(super) const fn new(
         node: Arc<Node>,
         began: Option<Instant>,
-        crowd: Option<Arc<Crowd>>,
+        crowd: Option<Arc<()>>,
     ) -> Self {
         Self {
             node,

@@ -6,12 +6,12 @@ use tokio::time::Instant;
 
 use super::error::{PickError, PickErrorKind, Scene};
 use crate::instance::ServiceName;
-use crate::selector::{Crowd, Member, Node, PickRequest, Picker, Slot, stripe};
+use crate::selector::{Crowd, Held, Member, Node, PickRequest, Picker, Slot, stripe};
 
 /// The instances, what is known of them, and how to choose.
 pub(super) struct Plane {
     /// For each slot as many as there are stripes, side by side.
-    pub(super) nodes: Arc<[Arc<Node>]>,
+    pub(super) nodes: Arc<[Held]>,
     pub(super) picker: Box<dyn Picker>,
     /// The number of stripes, a power of two, less 1.
     pub(super) mask: usize,
@@ -53,11 +53,11 @@ impl Plane {
     pub(super) fn node(&self, slot: Slot) -> Option<Arc<Node>> {
         let stripes = self.mask + 1;
         let at = slot.0 as usize * stripes + (stripe() & self.mask);
-        self.nodes.get(at).cloned()
+        self.nodes.get(at).map(|held| Arc::clone(held))
     }
 
     /// Those of one slot.
-    pub(super) fn stripes(&self) -> impl Iterator<Item = &[Arc<Node>]> {
+    pub(super) fn stripes(&self) -> impl Iterator<Item = &[Held]> {
         self.nodes.chunks_exact(self.mask + 1)
     }
 

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use super::error::{PickErrorKind, Scene};
 use super::plane::Plane;
+use super::published::Published;
 use super::telemetry::{PERIOD, Telemetry};
 use crate::discovery::{Snapshot, View};
 use crate::selector::{
-    Available, Context, Crowd, Member, Needs, Node, Reach, Selector, Slot, Stats, Total,
+    Available, Context, Crowd, Held, Member, Needs, Node, Reach, Selector, Slot, Stats,
     may_be_called,
 };
 use crate::time::NEVER;
@@ -34,7 +34,9 @@ pub(super) struct Task {
     peers: Option<View>,
     selector: Available,
     needs: Needs,
-    plane: Arc<ArcSwap<Plane>>,
+    plane: Arc<Published>,
+    /// Planes that threads may still read: they end here, so that no pick pays for that.
+    retired: Vec<Arc<Plane>>,
     /// Wakes who waits for somebody to pick.
     built: watch::Sender<()>,
     /// A report asks for a new build.
@@ -55,7 +57,7 @@ impl Task {
         view: View,
         peers: Option<View>,
         selector: Available,
-        plane: Arc<ArcSwap<Plane>>,
+        plane: Arc<Published>,
     ) -> Self {
         let needs = selector.needs();
         // Who compares loads reads them all: one copy is less to read.
@@ -71,6 +73,7 @@ impl Task {
             selector,
             needs,
             plane,
+            retired: Vec::new(),
             built: watch::Sender::new(()),
             reported: Arc::default(),
             crowd: Arc::default(),
@@ -116,12 +119,13 @@ impl Task {
     pub(super) fn rebuild(&mut self) {
         let snapshot = self.view.snapshot();
         let now = Instant::now();
-        let before = self.plane.load_full();
+        let before = self.plane.load();
         let (nodes, since) = if snapshot.generation == before.generation {
             (before.nodes.clone(), before.since.clone())
         } else {
             self.nodes(&snapshot, &before, now)
         };
+        drop(before);
         let candidates: Vec<_> = nodes
             .chunks_exact(self.stripes)
             .zip(&*since)
@@ -134,7 +138,7 @@ impl Task {
             caller: &self.view.feed.shared.config.caller,
             peers: peers.as_ref().map_or(&[], |peers| &peers.instances),
             all: &candidates,
-            total: &Total::of(&self.crowd),
+            total: &self.crowd.total(),
         };
         let built = catch_unwind(AssertUnwindSafe(|| {
             self.selector.build(&candidates, &context)
@@ -153,7 +157,7 @@ impl Task {
         let service = self.view.service().clone();
         let scene = Scene::new(service, candidates.len(), &built.left_out);
         drop(candidates);
-        self.plane.store(Arc::new(Plane {
+        let before = self.plane.store(Plane {
             nodes,
             since,
             picker: built.picker,
@@ -166,7 +170,9 @@ impl Task {
             built: now,
             none,
             scene: Arc::new(scene),
-        }));
+        });
+        self.retired.push(before);
+        self.retired.retain(|plane| Arc::strong_count(plane) > 1);
         self.telemetry.built();
         self.built.send_replace(());
     }
@@ -177,13 +183,13 @@ impl Task {
         snapshot: &Snapshot,
         before: &Plane,
         now: Instant,
-    ) -> (Arc<[Arc<Node>]>, Arc<[Instant]>) {
+    ) -> (Arc<[Held]>, Arc<[Instant]>) {
         let mut old = before.stripes().zip(&*before.since).peekable();
         let mut nodes = Vec::with_capacity(snapshot.instances.len() * self.stripes);
         let mut since = Vec::with_capacity(snapshot.instances.len());
         // Both lists are in the order of the ids, and nearly all instances are the same as before.
         for instance in snapshot.instances.iter() {
-            let same = |old: &[Arc<Node>]| Arc::ptr_eq(&old[0].instance, instance);
+            let same = |old: &[Held]| Arc::ptr_eq(&old[0].instance, instance);
             if let Some((old, began)) = old.next_if(|(old, _)| same(old)) {
                 nodes.extend_from_slice(old);
                 since.push(*began);
@@ -197,7 +203,7 @@ impl Task {
                 Some((old, began)) => {
                     nodes.extend(
                         old.iter()
-                            .map(|node| Arc::new(node.changed(instance.clone()))),
+                            .map(|node| Held::new(Arc::new(node.changed(instance.clone())))),
                     );
                     let comes = !may_be_called(&old[0].instance) && may_be_called(instance);
                     since.push(if comes { now } else { *began });
@@ -209,7 +215,8 @@ impl Task {
                     let reach = Arc::new(Reach::new(self.reported.clone(), alarm));
                     nodes.extend((0..self.stripes).map(|_| {
                         let stats = Arc::new(Stats::new(self.needs.latency, self.epoch));
-                        Arc::new(Node::new(member, instance.clone(), stats, reach.clone()))
+                        let node = Node::new(member, instance.clone(), stats, reach.clone());
+                        Held::new(Arc::new(node))
                     }));
                     since.push(now);
                 }

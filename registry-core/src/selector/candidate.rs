@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::node::{Load, Node, Total};
+use super::node::{Held, Load, Node, Total};
 use crate::instance::{Instance, InstanceKey, Label};
 
 /// An instance that may be chosen.
@@ -22,7 +22,7 @@ pub struct Candidate<'a> {
     /// Its share of the calls relative to the others, after the filters so far; above 0.
     pub weight: f32,
     /// One for each stripe of threads.
-    pub(super) nodes: &'a [Arc<Node>],
+    pub(super) nodes: &'a [Held],
 }
 
 impl Candidate<'_> {

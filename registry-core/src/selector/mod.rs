@@ -63,7 +63,7 @@ pub use candidate::{Caller, Candidate, Context, Member, Slot};
 pub use filter::{Aperture, Only, OutlierEjection, SlowStart, Subset, Tiers, ZonePreference};
 pub(crate) use filter::{Available, may_be_called};
 pub use maglev::Maglev;
-pub(crate) use node::{Crowd, Node};
+pub(crate) use node::{Crowd, Held, Node};
 pub use node::{Load, Total};
 pub use peak_ewma::PeakEwma;
 pub use power_of_two::PowerOfTwo;

@@ -1,5 +1,7 @@
 //! An instance that can be picked, and the picks of it.
 
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -13,7 +15,11 @@ use crate::instance::Instance;
 /// An instance as it is now, for the threads of one stripe. Every pick holds it, so that its reference count is the
 /// count of calls in flight: a pick then writes to one place in memory, and only once.
 #[derive(Debug)]
+// Beside the reference count what is read with it.
+#[repr(C)]
 pub(crate) struct Node {
+    /// References that are no calls.
+    held: AtomicU32,
     pub(crate) member: Member,
     pub(crate) instance: Arc<Instance>,
     pub(crate) stats: Arc<Stats>,
@@ -36,6 +42,7 @@ impl Node {
         reach: Arc<Reach>,
     ) -> Self {
         Self {
+            held: AtomicU32::new(0),
             member,
             instance,
             stats,
@@ -62,11 +69,18 @@ impl Node {
 
     fn still_called(&self) -> Option<Box<Older>> {
         let mut older = self.older.clone()?;
-        older.0.retain(|node| node.strong_count() > 0);
+        older.0.retain(|node| calls(node) > 0);
         (!older.0.is_empty()).then_some(older)
     }
 
-    pub(crate) fn candidate(nodes: &[Arc<Self>], slot: Slot, since: Instant) -> Candidate<'_> {
+    /// The calls in flight.
+    #[inline]
+    fn in_flight(self: &Arc<Self>) -> usize {
+        let held = self.held.load(Ordering::Relaxed) as usize;
+        Arc::strong_count(self).saturating_sub(held)
+    }
+
+    pub(crate) fn candidate(nodes: &[Held], slot: Slot, since: Instant) -> Candidate<'_> {
         let node = &nodes[0];
         Candidate {
             slot,
@@ -79,12 +93,48 @@ impl Node {
     }
 }
 
+/// A reference to a node that is no call, and is counted as such.
+#[derive(Debug)]
+pub(crate) struct Held(Arc<Node>);
+
+impl Held {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        node.held.fetch_add(1, Ordering::Relaxed);
+        Self(node)
+    }
+}
+
+impl Clone for Held {
+    fn clone(&self) -> Self {
+        Self::new(self.0.clone())
+    }
+}
+
+impl Deref for Held {
+    type Target = Arc<Node>;
+    fn deref(&self) -> &Arc<Node> {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many calls hold a node that may be gone.
+fn calls(node: &Weak<Node>) -> usize {
+    // Held while it is looked at, so that this is no call either.
+    node.upgrade().map_or(0, |node| Held::new(node).in_flight())
+}
+
 /// The calls of this process to one instance, for pickers to keep.
 ///
-/// It holds no reference that counts, and survives every change of what the instance says.
+/// It survives every change of what the instance says.
 #[derive(Clone, Debug)]
 pub struct Load {
-    now: Weak<Node>,
+    now: Held,
     stats: Arc<Stats>,
     rest: Option<Box<Rest>>,
 }
@@ -92,12 +142,12 @@ pub struct Load {
 /// Boxed, since nobody has it who heeds loads and was not changed lately.
 #[derive(Clone, Debug)]
 struct Rest {
-    stripes: Vec<(Weak<Node>, Arc<Stats>)>,
+    stripes: Vec<(Held, Arc<Stats>)>,
     older: Vec<Weak<Node>>,
 }
 
 impl Load {
-    pub(super) fn of(nodes: &[Arc<Node>]) -> Self {
+    pub(super) fn of(nodes: &[Held]) -> Self {
         let older: Vec<_> = nodes
             .iter()
             .filter_map(|node| node.still_called())
@@ -105,9 +155,9 @@ impl Load {
             .collect();
         let stripes = nodes[1..]
             .iter()
-            .map(|node| (Arc::downgrade(node), node.stats.clone()));
+            .map(|node| (node.clone(), node.stats.clone()));
         Self {
-            now: Arc::downgrade(&nodes[0]),
+            now: nodes[0].clone(),
             stats: nodes[0].stats.clone(),
             rest: (nodes.len() > 1 || !older.is_empty()).then(|| {
                 Box::new(Rest {
@@ -118,12 +168,10 @@ impl Load {
         }
     }
 
-    /// How many calls are in flight: picked, and neither reported nor dropped. While the balancer takes over a change
-    /// it may be one more for a moment, for all instances alike.
+    /// How many calls are in flight: picked, and neither reported nor dropped.
     #[inline]
     pub fn in_flight(&self) -> usize {
-        // One reference is the balancer's own.
-        let now = self.now.strong_count().saturating_sub(1);
+        let now = self.now.in_flight();
         self.rest
             .as_ref()
             .map_or(now, |rest| now + rest.in_flight())
@@ -162,29 +210,36 @@ impl Rest {
     #[cold]
     fn in_flight(&self) -> usize {
         let stripes = self.stripes.iter();
-        let others = stripes.map(|(node, _)| node.strong_count().saturating_sub(1));
-        let older = self.older.iter().map(Weak::strong_count);
+        let others = stripes.map(|(node, _)| node.in_flight());
+        let older = self.older.iter().map(calls);
         others.chain(older).sum()
     }
 }
 
 /// The calls of this process to all instances of a service.
 #[derive(Clone, Debug)]
-pub struct Total(Weak<Crowd>);
+pub struct Total(Weak<()>);
 
-/// Held by every pick where a selector wants the total.
+/// What every pick holds a reference of, where a selector wants the total.
 #[derive(Debug, Default)]
-pub(crate) struct Crowd(());
+pub(crate) struct Crowd(Arc<()>);
 
-impl Total {
-    pub(crate) fn of(crowd: &Arc<Crowd>) -> Self {
-        Self(Arc::downgrade(crowd))
+impl Crowd {
+    #[inline]
+    pub(crate) fn join(&self) -> Arc<()> {
+        self.0.clone()
     }
 
+    pub(crate) fn total(&self) -> Total {
+        Total(Arc::downgrade(&self.0))
+    }
+}
+
+impl Total {
     /// How many calls are in flight; 0 where no selector [`Needs`](super::Needs) it.
     #[inline]
     pub fn in_flight(&self) -> usize {
-        // Two references are the balancer's own: the task's, and that of what picks read.
-        self.0.strong_count().saturating_sub(2)
+        // One reference is the crowd's own.
+        self.0.strong_count().saturating_sub(1)
     }
 }
