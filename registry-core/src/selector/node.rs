@@ -135,14 +135,13 @@ fn calls(node: &Weak<Node>) -> usize {
 #[derive(Clone, Debug)]
 pub struct Load {
     now: Held,
-    stats: Arc<Stats>,
     rest: Option<Box<Rest>>,
 }
 
 /// Boxed, since nobody has it who heeds loads and was not changed lately.
 #[derive(Clone, Debug)]
 struct Rest {
-    stripes: Vec<(Held, Arc<Stats>)>,
+    stripes: Vec<Held>,
     older: Vec<Weak<Node>>,
 }
 
@@ -153,15 +152,11 @@ impl Load {
             .filter_map(|node| node.still_called())
             .flat_map(|older| older.0)
             .collect();
-        let stripes = nodes[1..]
-            .iter()
-            .map(|node| (node.clone(), node.stats.clone()));
         Self {
             now: nodes[0].clone(),
-            stats: nodes[0].stats.clone(),
             rest: (nodes.len() > 1 || !older.is_empty()).then(|| {
                 Box::new(Rest {
-                    stripes: stripes.collect(),
+                    stripes: nodes[1..].to_vec(),
                     older,
                 })
             }),
@@ -180,7 +175,8 @@ impl Load {
     /// The peak-sensitive average of its latencies, less by what it has aged; `None` before the first report, or where no
     /// selector [`Needs`](super::Needs) it.
     pub fn latency(&self, now: Instant) -> Option<Duration> {
-        let seconds = self.stats.latency(self.stats.ticks(now))?;
+        let stats = self.stats();
+        let seconds = stats.latency(stats.ticks(now))?;
         Some(Duration::from_secs_f32(seconds))
     }
 
@@ -196,13 +192,13 @@ impl Load {
 
     fn all(&self, count: impl Fn(&Stats) -> u32) -> u32 {
         let rest = self.rest.as_ref().map_or(&[][..], |rest| &rest.stripes);
-        let others = rest.iter().map(|(_, stats)| count(stats));
-        others.fold(count(&self.stats), u32::wrapping_add)
+        let others = rest.iter().map(|node| count(&node.stats));
+        others.fold(count(self.stats()), u32::wrapping_add)
     }
 
     #[inline]
     pub(super) fn stats(&self) -> &Stats {
-        &self.stats
+        &self.now.stats
     }
 }
 
@@ -210,7 +206,7 @@ impl Rest {
     #[cold]
     fn in_flight(&self) -> usize {
         let stripes = self.stripes.iter();
-        let others = stripes.map(|(node, _)| node.in_flight());
+        let others = stripes.map(|node| node.in_flight());
         let older = self.older.iter().map(calls);
         others.chain(older).sum()
     }

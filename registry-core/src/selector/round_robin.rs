@@ -32,8 +32,8 @@ struct RoundRobinPicker {
 impl Picker for RoundRobinPicker {
     #[inline]
     fn pick(&self, request: &PickRequest<'_>) -> Option<Slot> {
-        let place = advance(self.places.here()) as usize;
-        let at = place.checked_rem(self.roster.len())?;
-        self.roster.first_admitted(at, request)
+        let place = advance(self.places.here());
+        let at = place.checked_rem(self.roster.len() as u32)?;
+        self.roster.first_admitted(at as usize, request)
     }
 }

@@ -1,6 +1,7 @@
 //! Filters leave out and share out as they say.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use registry_core::{
     Aperture, Balancer, Discovery, DiscoveryConfig, Endpoint, ErrorKind, Instance, Only,
@@ -97,7 +98,7 @@ async fn an_order_that_makes_no_sense_is_refused() {
         ),
         (
             "no window",
-            Box::new(SlowStart::new(p2c()).window(SECOND * 0)),
+            Box::new(SlowStart::new(p2c()).window(Duration::ZERO)),
         ),
         (
             "all ejected",
