@@ -8,13 +8,13 @@ mod laws;
 mod observer;
 mod recorded;
 mod runner;
+pub mod server;
 mod suite;
 mod wait;
 mod world;
 
 pub use case::{Case, Failure, Outcome};
-pub use fixture::{
-    Access, Backend, Fault, Faults, LocalProcess, MemoryBackend, Mode, Proxy, Site, free_port,
-};
+pub use fixture::{Access, Backend, Fault, Faults, MemoryBackend, Mode, Proxy, Site};
 pub use runner::{check, run};
+pub use server::{LocalProcess, Server, free_port};
 pub use suite::cases;

@@ -84,6 +84,15 @@ impl Fanout {
         self.write(|state| state.set(key.clone(), None))
     }
 
+    /// What these instances say now, or `None` for one that is gone. Watchers hear the differences as one batch.
+    pub fn apply(&self, changes: impl IntoIterator<Item = (InstanceKey, Option<Arc<Instance>>)>) {
+        self.write(|state| {
+            for (key, now) in changes {
+                state.set(key, now);
+            }
+        });
+    }
+
     /// This is everything there is. Watchers hear the difference, as one batch.
     pub fn replace(&self, instances: Vec<Arc<Instance>>) {
         self.write(|state| {
@@ -313,6 +322,21 @@ mod tests {
         assert!(watcher.poll().is_none());
         fanout.confirm();
         assert_eq!(watcher.next().await.unwrap(), [Change::Current]);
+    }
+
+    #[tokio::test]
+    async fn what_is_applied_together_is_told_together() {
+        let fanout = ready();
+        let mut watcher = fanout.join(&Scope::All);
+        watcher.next().await.unwrap();
+        let (a, b) = (instance("a", 1), instance("b", 1));
+        fanout.apply([
+            (a.key(), Some(a.clone())),
+            (b.key(), Some(b.clone())),
+            (a.key(), None),
+        ]);
+        assert_eq!(watcher.next().await.unwrap(), [Change::Upsert(b)]);
+        assert!(watcher.poll().is_none());
     }
 
     #[tokio::test]

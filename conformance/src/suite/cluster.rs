@@ -15,7 +15,9 @@ use crate::world::{World, keys, same};
 
 pub(super) const CASES: &[Case] = &[
     case!(a_killed_leader_costs_nobody_his_registration, members),
-    case!(a_hung_leader_is_left, members),
+    case!(a_hung_leader_costs_nobody_his_registration, members),
+    case!(a_hung_member_is_left_for_another, |_, faults| faults
+        .endpoints),
     case!(a_dead_member_delays_nobody_for_long, members),
     case!(a_lost_quorum_is_said_and_survived, members),
     case!(wiped_members_get_everybody_back, members),
@@ -55,27 +57,49 @@ async fn a_killed_leader_costs_nobody_his_registration(world: World) -> Outcome 
     laws::never_lost(&world.history().events(), &keys(&instances))
 }
 
-/// A member that accepts and does not answer is left for another one in time.
-async fn a_hung_leader_is_left(world: World) -> Outcome {
+/// When the leader accepts and does not answer, reads are answered again in time, and nobody who is renewed goes.
+async fn a_hung_leader_costs_nobody_his_registration(world: World) -> Outcome {
     let (writer, reader) = (world.client().await?, world.client().await?);
-    let mut instances = several(&world, 3);
+    let instances = several(&world, 3);
     let _handles = hold(writer.clone(), &instances).await?;
     let discovery = Discovery::new(reader.clone());
     let view = discovery.service(world.service("web")).await?;
     fresh(&view, &instances, world.visible()).await?;
     world.inject(Fault::PauseLeader).await?;
+    let again = RECOVERY + ELECTION;
+    world
+        .finds_within(again, &reader, "web", &instances)
+        .await?;
+    fresh(&view, &instances, SILENCE).await?;
+    throughout(ELECTION, "without the leader", || async {
+        same(&view.snapshot().instances, &instances)
+    })
+    .await?;
+    world.inject(Fault::Heal).await?;
+    world
+        .finds_within(RECOVERY, &reader, "web", &instances)
+        .await?;
+    laws::never_lost(&world.history().events(), &keys(&instances))
+}
+
+/// A client that knows of several members leaves one that accepts and does not answer: it writes again in time.
+async fn a_hung_member_is_left_for_another(world: World) -> Outcome {
+    let (writer, reader) = (world.client().await?, world.client().await?);
+    let first = world.instance("web", "a");
+    world.register(&writer, &first).await?;
+    world.inject(Fault::PauseLeader).await?;
     let late = world.instance("web", "late");
-    let taken = eventually(RECOVERY + ELECTION, "a write to be taken", || async {
+    eventually(RECOVERY + ELECTION, "a write to be taken", || async {
         Ok(writer
             .register(&world.registration(&late))
             .await
             .map(drop)?)
-    });
-    taken.await?;
-    instances.push(late);
-    fresh(&view, &instances, SILENCE).await?;
-    world.inject(Fault::Heal).await?;
-    world.finds(&reader, "web", &instances).await
+    })
+    .await?;
+    world
+        .finds_within(RECOVERY, &reader, "web", &[first, late])
+        .await?;
+    world.inject(Fault::Heal).await
 }
 
 /// Each new client has its answer in time although one of the members that it is told of is dead.

@@ -129,7 +129,8 @@ async fn a_record_that_is_too_long_is_refused(world: World) -> Outcome {
     let sized = |bytes: usize| {
         // What the instance's own pairs cannot hold is said of its endpoints.
         const PAIRS: usize = 100;
-        let piece = limits.metadata_pair.min(100.max(record / PAIRS));
+        let longest = limits.metadata_pair.min(Metadata::MAX_VALUE);
+        let piece = longest.min(100.max(record / PAIRS));
         let mut parts = vec![Metadata::new()];
         for number in 0..bytes.div_ceil(piece) {
             let key = format!("{number:05}");

@@ -1,5 +1,7 @@
 //! The suite, run on every backend of this workspace.
 
+mod consul;
+mod etcd;
 mod mdns;
 
 use std::process::ExitCode;
@@ -8,6 +10,15 @@ use std::sync::Arc;
 use registry_conformance::{Backend, MemoryBackend};
 
 fn main() -> ExitCode {
-    let backends: [Arc<dyn Backend>; 2] = [Arc::new(MemoryBackend), Arc::new(mdns::MdnsBackend)];
+    let backends: [Arc<dyn Backend>; 8] = [
+        Arc::new(MemoryBackend),
+        Arc::new(mdns::MdnsBackend),
+        Arc::new(etcd::EtcdBackend),
+        Arc::new(etcd::ClusterBackend),
+        Arc::new(etcd::SecuredBackend),
+        Arc::new(consul::ConsulBackend),
+        Arc::new(consul::ClusterBackend),
+        Arc::new(consul::SecuredBackend),
+    ];
     registry_conformance::run(backends)
 }

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry_conformance::{Backend, Fault, Faults, LocalProcess, Site, free_port};
+use registry_conformance::{Backend, Fault, Faults, LocalProcess, Server, Site, free_port};
 use registry_core::{Capability, Drivers, Registry, Result, TtlScope, Window, async_trait};
 use serde_json::json;
 
@@ -95,11 +95,6 @@ impl Site for TinySite {
     async fn inject(&self, fault: &Fault) -> Result<()> {
         let address = self.0.address().to_string();
         match fault {
-            Fault::Stop => self.0.kill(),
-            Fault::Start => self.0.resurrect().await?,
-            Fault::Pause => self.0.pause().await?,
-            Fault::Resume => self.0.resume()?,
-            Fault::Wipe => self.0.wipe().await?,
             Fault::Forget(key) => {
                 let forget =
                     json!({"op": "forget", "service": key.service.as_str(), "id": key.id.as_str()});
@@ -109,7 +104,7 @@ impl Site for TinySite {
                 let spoil = json!({"op": "spoil", "service": service.as_str()});
                 plugin::ask(&address, &spoil).await?;
             }
-            other => return Err(other.unsupported()),
+            other => self.0.inject(other).await?,
         }
         Ok(())
     }

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "consul")]
+pub use registry_consul as consul;
 #[doc(inline)]
 pub use registry_core::*;
+#[cfg(feature = "etcd")]
+pub use registry_etcd as etcd;
 #[cfg(feature = "mdns")]
 pub use registry_mdns as mdns;
 
@@ -35,7 +39,17 @@ pub fn schemes() -> Vec<&'static str> {
 /// The drivers that are compiled in: `memory`, one for each feature, and those that other linked crates submitted
 /// with `inventory`. Of two drivers for one scheme, ours is used; to put your own first, build a [`Drivers`].
 pub fn drivers() -> Drivers {
-    let drivers = Drivers::new().hint("mdns", "enable the feature \"mdns\" of registry-plugins");
+    let drivers = Drivers::new()
+        .hint(
+            "consul",
+            "enable the feature \"consul\" of registry-plugins",
+        )
+        .hint("etcd", "enable the feature \"etcd\" of registry-plugins")
+        .hint("mdns", "enable the feature \"mdns\" of registry-plugins");
+    #[cfg(feature = "consul")]
+    let drivers = drivers.with(consul::DRIVER);
+    #[cfg(feature = "etcd")]
+    let drivers = drivers.with(etcd::DRIVER);
     #[cfg(feature = "mdns")]
     let drivers = drivers.with(mdns::DRIVER);
     drivers.with_linked()

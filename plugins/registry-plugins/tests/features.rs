@@ -1,11 +1,14 @@
 //! Every feature links its backend, and a backend that is not linked is named by the error.
 
-#[cfg(feature = "mdns")]
-use registry_plugins::{Drivers, drivers};
-use registry_plugins::{ErrorKind, connect, schemes};
+use registry_plugins::{Drivers, ErrorKind, connect, drivers, schemes};
 
 /// Each backend: its scheme, which is also the name of its feature, and whether it is compiled in.
-const BACKENDS: [(&str, bool); 2] = [("mdns", cfg!(feature = "mdns")), ("memory", true)];
+const BACKENDS: [(&str, bool); 4] = [
+    ("consul", cfg!(feature = "consul")),
+    ("etcd", cfg!(feature = "etcd")),
+    ("mdns", cfg!(feature = "mdns")),
+    ("memory", true),
+];
 
 #[test]
 fn the_schemes_are_those_of_the_features() {
@@ -15,16 +18,15 @@ fn the_schemes_are_those_of_the_features() {
 }
 
 /// The linker may drop what was only submitted, and an explicit list has only what is ours: both are kept.
-#[cfg(feature = "mdns")]
 #[test]
 fn a_plugin_is_named_and_submitted() {
-    assert!(Drivers::linked().schemes().contains(&"mdns"));
-    let drivers = format!("{:?}", drivers());
-    assert_eq!(
-        drivers.matches(r#"schemes: ["mdns"]"#).count(),
-        2,
-        "{drivers}"
-    );
+    let plugins = BACKENDS.iter().filter(|(scheme, _)| *scheme != "memory");
+    for (scheme, _) in plugins.filter(|(_, linked)| *linked) {
+        assert!(Drivers::linked().schemes().contains(scheme));
+        let drivers = format!("{:?}", drivers());
+        let entry = format!("schemes: [{scheme:?}]");
+        assert_eq!(drivers.matches(&entry).count(), 2, "{drivers}");
+    }
 }
 
 #[tokio::test]

@@ -7,13 +7,15 @@ use registry_plugins::{Capability, TtlScope, Window, connect};
 
 const README: &str = include_str!("../README.md");
 
-const HEADER: &str = "| Backend | Seen within | Gone within | Gone after a kill within | Back within, when forgotten | TTL \
+const KNOWN: [&str; 4] = ["memory", "mdns", "etcd", "consul"];
+
+const HEADER: &str = "| Backend | Seen within | Gone within | Not called after a kill within | Gone after a kill within | Back within, when forgotten | TTL \
                       | Checks it runs | All services watched | Batches | Data centres | Looks again | Taken id refused |";
 
 #[tokio::test]
 async fn the_table_is_what_each_backend_declares() {
     let rows = rows(HEADER);
-    for scheme in ["memory", "mdns"] {
+    for scheme in KNOWN {
         let name = format!("| `{scheme}://` |");
         let row = rows.iter().find(|row| row.starts_with(&name));
         let row = row.unwrap_or_else(|| panic!("{scheme} has no row"));
@@ -28,10 +30,9 @@ async fn the_table_is_what_each_backend_declares() {
 #[test]
 fn every_backend_that_is_compiled_in_has_a_row_and_no_other_has() {
     let rows = rows(HEADER);
-    let known = ["memory", "mdns"];
-    assert_eq!(rows.len(), known.len(), "{rows:#?}");
+    assert_eq!(rows.len(), KNOWN.len(), "{rows:#?}");
     for scheme in registry_plugins::schemes() {
-        assert!(known.contains(&scheme), "{scheme} is not compared");
+        assert!(KNOWN.contains(&scheme), "{scheme} is not compared");
     }
 }
 
@@ -76,6 +77,7 @@ fn expected(scheme: &str, capability: &Capability) -> String {
         seconds(windows.visible),
         seconds(windows.gone),
         windows.crash.map_or("never".to_owned(), window),
+        windows.removed.map_or("never".to_owned(), window),
         windows
             .reregister
             .map_or("cannot forget".to_owned(), window),
