@@ -9,8 +9,8 @@ use crate::selector::{Member, PickRequest};
 /// Most attempts of one call.
 const MOST: usize = 8;
 
-/// The attempts of one call, each on an instance that was not tried before. Ends when the attempts, the instances or the
-/// budget are used up.
+/// The attempts of one call, each on an instance that was not tried before. Ends when the attempts, the instances or
+/// the budget are used up.
 ///
 /// Repeat only what may be done twice, or what the instance never saw.
 ///

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// One call, in the units of the balance.
 const CALL: f64 = 1000.0;
 /// How many seconds of the reserve can pile up.
-const SECONDS: f64 = 10.0;
+const SECONDS: f64 = 20.0;
 
 /// Limits retries to a part of the calls, so that a service in trouble is not buried under them (Finagle's and tower's
 /// retry budget): every call adds a part of a retry, and a few in a second are always there.
@@ -30,8 +30,8 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
-    /// Retries for this part of the calls, 0 to 10, and so many per second beside. Default 0.2 and 10. At most ten
-    /// seconds' worth of the latter, and as many again of the former, are kept for later.
+    /// Retries for this part of the calls, 0 to 10, and so many per second beside. Default 0.2 and 10. What is not used
+    /// is kept, up to what the latter brings in 20 s.
     pub fn new(part: f64, per_second: u32) -> Self {
         let per_second = f64::from(per_second);
         Self {
@@ -62,7 +62,7 @@ impl RetryBudget {
     }
 
     fn add(&self, amount: i64) {
-        let most = (2.0 * SECONDS * self.per_second.max(1.0) * CALL) as i64;
+        let most = (SECONDS * self.per_second.max(1.0) * CALL) as i64;
         let before = self.balance.fetch_add(amount, Ordering::Relaxed);
         if before + amount > most {
             // Another thread may withdraw in between: then a little less is kept.

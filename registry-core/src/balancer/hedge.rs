@@ -8,11 +8,11 @@ const STEP: f32 = 0.05;
 /// Latencies before there is an estimate.
 const ENOUGH: u32 = 20;
 
-/// The latency that most calls keep to: after it, a second call to another instance cuts the tail (Dean, Barroso, "The Tail at
-/// Scale", 2013) and costs few calls more.
+/// The latency that most calls keep to: after it, a second call to another instance cuts the tail (Dean, Barroso, "The
+/// Tail at Scale", 2013) and costs few calls more.
 ///
-/// The estimate goes up a little with each latency above and down with each below, so that it settles at the percentile, to about a
-/// tenth of itself, and follows changes within some hundred calls. No lock, no clock.
+/// The estimate goes up a little with each latency above and down with each below, so that it settles at the
+/// percentile, to about a tenth of itself, and follows changes within some hundred calls. No lock, no clock.
 ///
 /// ```no_run
 /// # use registry_core::{Address, Balancer, Hedge, PickError};

@@ -38,8 +38,28 @@ use task::Task;
 
 /// Picks among the instances of one service. Cheap to clone; clones share what they learn.
 ///
-/// Instances that are down, in maintenance, starting, draining or of weight 0 are never picked. One that a call
-/// could not connect to is avoided for 5 s, doubling up to 60 s while that goes on, unless there is nobody else.
+/// Instances that are down, in maintenance, starting, draining or of weight 0 get no new calls, unless the selector
+/// says otherwise ([`Sticky`](crate::Sticky), [`Tiers`](crate::Tiers)). One that a call could not connect to is
+/// avoided for 5 s, doubling up to 60 s while that goes on, unless there is nobody else. A thread that picks keeps
+/// what it picked from last, also when the balancer is dropped, until it picks from another one or ends.
+///
+/// # What it tells
+///
+/// While `tracing` is enabled for `DEBUG`, one of about 1024 picks is told as an event of the target
+/// `registry_core::pick`: who was chosen, among how many, of which generation and age.
+/// [`explain`](Self::explain) tells all of one pick.
+///
+/// With the feature `metrics`, the balancer tells the recorder of the crate `metrics` every 5 s, never from a pick.
+/// All have the label `service`.
+///
+/// | Name | Kind | What |
+/// | --- | --- | --- |
+/// | `registry_instances` | gauge | instances of the service |
+/// | `registry_instances_left_out` | gauge | those of them that are not picked, by `reason` |
+/// | `registry_calls_in_flight` | gauge | picks neither reported nor dropped |
+/// | `registry_calls_total` | counter | picks reported, by `outcome`: `success`, `failure`; connect failures are neither |
+/// | `registry_picker_builds_total` | counter | pickers built |
+/// | `registry_stale_seconds` | gauge | how long the registry has not stood behind the instances; 0 when it does |
 #[derive(Clone)]
 pub struct Balancer {
     plane: Arc<Published>,

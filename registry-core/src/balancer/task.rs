@@ -177,7 +177,8 @@ impl Task {
         self.built.send_replace(());
     }
 
-    /// The nodes of a new snapshot: those of instances that are the same as before, and others with what is known of them.
+    /// The nodes of a new snapshot: those of instances that are the same as before, and others with what is known of
+    /// them.
     fn nodes(
         &mut self,
         snapshot: &Snapshot,

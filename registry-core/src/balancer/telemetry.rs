@@ -1,15 +1,4 @@
-//! What the balancer tells about itself.
-//!
-//! With the feature `metrics`, to the recorder of the crate `metrics`, every 5 s and never from a pick. All have the label `service`.
-//!
-//! | Name | Kind | What |
-//! | --- | --- | --- |
-//! | `registry_instances` | gauge | instances of the service |
-//! | `registry_instances_left_out` | gauge | those of them that are not picked, by `reason` |
-//! | `registry_calls_in_flight` | gauge | picks neither reported nor dropped |
-//! | `registry_calls_total` | counter | picks reported, by `outcome`: `success`, `failure` |
-//! | `registry_picker_builds_total` | counter | pickers built |
-//! | `registry_stale_seconds` | gauge | how long the registry has not stood behind the instances; 0 when it does |
+//! What the balancer tells about itself: see [`Balancer`](super::Balancer).
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! A weighted draw in constant time.
 
-/// One column for each entry, whatever the weights: the entry itself up to `keep`, another above. Vose, "A Linear Algorithm
-/// For Generating Random Numbers With a Given Distribution", 1991.
+/// One column for each entry, whatever the weights: the entry itself up to `keep`, another above. Vose, "A Linear
+/// Algorithm For Generating Random Numbers With a Given Distribution", 1991.
 ///
 /// No table at all where all weights are equal.
 #[derive(Debug)]

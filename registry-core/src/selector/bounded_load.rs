@@ -8,12 +8,12 @@ use super::{
 };
 use crate::error::Result;
 
-/// Sends calls of one key to the same instance, as [`RingHash`](super::RingHash), unless that has more than its share of
-/// the calls in flight; then the next on the ring that has not.
+/// Sends calls of one key to the same instance, as [`RingHash`](super::RingHash), unless that has more than its share
+/// of the calls in flight; then the next on the ring that has not.
 ///
 /// Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016: no instance has more than
-/// `⌈c·total·weight/weights⌉` calls of this process in flight, as far as threads that pick at the same moment see each other. The pick counts all calls in flight in
-/// one place, which threads share.
+/// `⌈c·total·weight/weights⌉` calls of this process in flight, as far as threads that pick at the same moment see each
+/// other. The pick counts all calls in flight in one place, which threads share.
 #[derive(Clone, Copy, Debug)]
 pub struct BoundedLoad {
     factor: f32,
@@ -26,7 +26,8 @@ impl Default for BoundedLoad {
 }
 
 impl BoundedLoad {
-    /// How many times its share an instance may have, 1.01 to 10. Default 1.25: less spreads better, more moves fewer keys.
+    /// How many times its share an instance may have, 1.01 to 10. Default 1.25: less spreads better, more moves fewer
+    /// keys.
     pub const fn factor(mut self, factor: f32) -> Self {
         self.factor = factor;
         self

@@ -18,8 +18,8 @@ pub(super) trait Contender: Send + Sync + 'static {
     fn beats(&self, other: &Self, ticks: u32) -> bool;
 }
 
-/// Draws the first by weight and the others evenly: of those that are alike the first is chosen, so that without load the
-/// weights alone decide, and exactly.
+/// Draws the first by weight and the others evenly: of those that are alike the first is chosen, so that without load
+/// the weights alone decide, and exactly.
 pub(super) struct Least<C> {
     contenders: Box<[C]>,
     alias: Alias,

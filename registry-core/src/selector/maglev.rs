@@ -11,9 +11,9 @@ const TRIES: u64 = 16;
 /// Network Load Balancer", NSDI 2016).
 ///
 /// Every client chooses the same instance for a key. Shares are within 1 % of the weights; a pick is one look into the
-/// table. One instance more or less of `n` moves about `1/n` of the keys and up to as many again that need not move, where
-/// [`RingHash`](super::RingHash) moves no other. The table has 4 bytes for each of 65,537 entries, and more than 100 for each instance
-/// up to 4 million; when it grows all keys move. A request without a key goes anywhere.
+/// table. One instance more or less of `n` moves about `1/n` of the keys and up to as many again that need not move,
+/// where [`RingHash`](super::RingHash) moves no other. The table has 4 bytes for each of 65,537 entries, and more than
+/// 100 for each instance up to 4 million; when it grows all keys move. A request without a key goes anywhere.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Maglev {}
 

@@ -88,8 +88,8 @@ use crate::error::Result;
 /// Builds a picker for the instances of a service, on every change.
 ///
 /// A selector may leave candidates out or change their weights and give them to another selector, also more than once
-/// in one build: that is a filter. Slots stay valid throughout the build, and a picker that has nobody left says so with `None`. State that must
-/// survive a change is keyed by [`Member`] and lives in the selector, or is its [`Load`].
+/// in one build: that is a filter. Slots stay valid throughout the build, and a picker that has nobody left says so
+/// with `None`. State that must survive a change is keyed by [`Member`] and lives in the selector, or is its [`Load`].
 pub trait Selector: Send + Sync + 'static {
     /// Builds a picker for these candidates. Called from one task, never during a pick.
     fn build(&self, candidates: &[Candidate<'_>], context: &Context<'_>) -> Built;

@@ -172,8 +172,8 @@ impl Load {
             .map_or(now, |rest| now + rest.in_flight())
     }
 
-    /// The peak-sensitive average of its latencies, less by what it has aged; `None` before the first report, or where no
-    /// selector [`Needs`](super::Needs) it.
+    /// The peak-sensitive average of its latencies, less by what it has aged; `None` before the first report, or where
+    /// no selector [`Needs`](super::Needs) it.
     pub fn latency(&self, now: Instant) -> Option<Duration> {
         let stats = self.stats();
         let seconds = stats.latency(stats.ticks(now))?;

@@ -12,10 +12,10 @@ use crate::error::Result;
 
 /// Draws two instances at random and chooses the one whose latency, times the calls in flight for its weight, is less.
 ///
-/// The latency is an average over about 10 s that goes up at once with a slow answer and down slowly, as in Finagle. As in
-/// linkerd, a failed call counts as one of 5 s, and one that asks for a pause as that pause, so that an instance
-/// that fails fast does not attract calls. While an instance is not called its latency ages towards 0, so that it is tried again. One
-/// that was never heard of counts as quick as the other of the two.
+/// The latency is an average over about 10 s that goes up at once with a slow answer and down slowly, as in Finagle.
+/// As in linkerd, a failed call counts as one of 5 s, and one that asks for a pause as that pause, so that an instance
+/// that fails fast does not attract calls. While an instance is not called its latency ages towards 0, so that it is
+/// tried again. One that was never heard of counts as quick as the other of the two.
 ///
 /// Needs each pick to be reported. A pick and its report read the clock once each, which is no system call.
 #[derive(Clone, Copy, Debug)]

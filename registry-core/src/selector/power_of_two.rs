@@ -25,8 +25,8 @@ impl Default for PowerOfTwo {
 }
 
 impl PowerOfTwo {
-    /// Draws so many, 2 to 10. Default 2: more find idle instances sooner when few clients have many calls each, and herd when
-    /// many clients have few.
+    /// Draws so many, 2 to 10. Default 2: more find idle instances sooner when few clients have many calls each, and
+    /// herd when many clients have few.
     pub const fn choices(mut self, choices: u8) -> Self {
         self.choices = choices;
         self

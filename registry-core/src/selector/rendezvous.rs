@@ -5,10 +5,10 @@ use super::{Built, Candidate, Context, Member, Needs, PickRequest, Picker, Selec
 /// Sends calls of one key to the same instance: the one whose hash with the key is highest (Thaler, Ravishankar, "Using
 /// Name-Based Mappings to Increase Hit Rates", 1998), weights by `-w/ln(h)`.
 ///
-/// Every client chooses the same instance for a key, shares are exactly as the weights say, and one instance more or less moves
-/// the fewest keys that there can be, also when a weight changes. A retry goes to the key's second choice, the same for every client. A pick looks at
-/// every instance: for more than a hundred take [`RingHash`](super::RingHash) or [`Maglev`](super::Maglev). A request
-/// without a key goes anywhere.
+/// Every client chooses the same instance for a key, shares are exactly as the weights say, and one instance more or
+/// less moves the fewest keys that there can be, also when a weight changes. A retry goes to the key's second choice,
+/// the same for every client. A pick looks at every instance: for more than a hundred take
+/// [`RingHash`](super::RingHash) or [`Maglev`](super::Maglev). A request without a key goes anywhere.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rendezvous {}
 

@@ -17,8 +17,8 @@ pub struct PickRequest<'a> {
 }
 
 impl<'a> PickRequest<'a> {
-    /// Sets what calls that belong together have in common, such as a user or a session. The hash of one key is the same in
-    /// every process and release.
+    /// Sets what calls that belong together have in common, such as a user or a session. The hash of one key is the
+    /// same in every process and release.
     pub fn key(self, key: impl AsRef<[u8]>) -> Self {
         self.hash(hash::bytes(key.as_ref()))
     }

@@ -7,12 +7,12 @@ const POINTS: f64 = 160.0;
 /// Most points of a ring: an instance has fewer where there are more than 6,500 of them.
 const MOST_POINTS: f64 = 1_048_576.0;
 
-/// Sends calls of one key to the same instance, as ketama does: instances have points on a ring, as many as their weight
-/// says, and the first one clockwise from the key is chosen.
+/// Sends calls of one key to the same instance, as ketama does: instances have points on a ring, as many as their
+/// weight says, and the first one clockwise from the key is chosen.
 ///
-/// Every client chooses the same instance for a key. One instance more or less of `n` moves about `1/n` of the keys, and
-/// only from or to that one. Shares are off by about 8 % (160 points each). Built in `O(V log V)` for `V` points; a pick
-/// takes the same time whatever their number. A request without a key goes anywhere.
+/// Every client chooses the same instance for a key. One instance more or less of `n` moves about `1/n` of the keys,
+/// and only from or to that one. Shares are off by about 8 % (160 points each). Built in `O(V log V)` for `V` points;
+/// a pick takes the same time whatever their number. A request without a key goes anywhere.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RingHash {}
 

@@ -14,10 +14,10 @@ use crate::instance::Status;
 /// Lets another selector choose for the first call of a key, and keeps to that for the later ones, as long as the
 /// instance may be called; also while it is draining or its weight is 0, when it gets no new keys.
 ///
-/// Unlike a hash this heeds load when a key comes, and moves no key when an instance comes. It is the memory of one process:
-/// where clients must agree, take [`RingHash`](super::RingHash) or [`Maglev`](super::Maglev). Keys share 4,096
-/// places, so that memory is bounded; those of one place go together. A request without a key goes where the other
-/// selector says.
+/// Unlike a hash this heeds load when a key comes, and moves no key when an instance comes. It is the memory of one
+/// process: where clients must agree, take [`RingHash`](super::RingHash) or [`Maglev`](super::Maglev). Keys share
+/// 4,096 places, so that memory is bounded; those of one place go together. A request without a key goes where the
+/// other selector says.
 #[derive(Debug)]
 pub struct Sticky<S> {
     inner: S,

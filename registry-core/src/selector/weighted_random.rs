@@ -8,8 +8,8 @@ const DRAWS: usize = 8;
 
 /// Chooses at random, each instance with the chance that its weight says.
 ///
-/// A draw takes the same time whatever the number of instances and their weights (alias method). The share of an instance
-/// of chance `p` in `n` calls is off by `√(p(1−p)/n)` on average; where that is too much, take
+/// A draw takes the same time whatever the number of instances and their weights (alias method). The share of an
+/// instance of chance `p` in `n` calls is off by `√(p(1−p)/n)` on average; where that is too much, take
 /// [`WeightedRoundRobin`](super::WeightedRoundRobin).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WeightedRandom {}

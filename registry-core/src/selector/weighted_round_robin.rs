@@ -12,10 +12,10 @@ const ROUNDS: usize = 4;
 
 /// Chooses one instance after the other, each as often as its weight says, evenly spread over time.
 ///
-/// Static-stride scheduling (gRFC A58): in round `g` an instance of weight `w` of at most `M` has its turn when
-/// `w·g` passes a multiple of `M`. Over any number of calls of one thread the share of an instance is off by less than a few
-/// calls, in place of a random draw's `√n`. An instance of more than twice the mean weight has several turns in a round, so that a pick
-/// takes the same time whatever the weights; there are at most twice as many turns as instances.
+/// Static-stride scheduling (gRFC A58): in round `g` an instance of weight `w` of at most `M` has its turn when `w·g`
+/// passes a multiple of `M`. Over any number of calls of one thread the share of an instance is off by less than a few
+/// calls, in place of a random draw's `√n`. An instance of more than twice the mean weight has several turns in a
+/// round, so that a pick takes the same time whatever the weights; there are at most twice as many turns as instances.
 ///
 /// Each thread goes round on its own, from a random place on; the place survives changes of the instances.
 #[derive(Debug, Default)]

@@ -88,8 +88,9 @@ async fn weighted_round_robin_is_never_far_from_the_weights() {
 
 #[tokio::test(start_paused = true)]
 async fn keys_are_shared_by_weight() {
-    // The bound of each, as a part of the share: 160 points on a ring make 1/√160 = 8 % for one that has all of them; a table is exact to
-    // 1 %; and 40,000 keys add a sampling error of at most 6 % (five deviations) for a twentieth of them.
+    // The bound of each, as a part of the share: 160 points on a ring make 1/√160 = 8 % for one that has all of them;
+    // a table is exact to 1 %; and 40,000 keys add a sampling error of at most 6 % (five deviations) for a twentieth
+    // of them.
     for (name, bound) in [("ring hash", 0.35), ("maglev", 0.07), ("rendezvous", 0.07)] {
         let weights = [1, 2, 3, 4, 5, 5];
         let fleet = Fleet::of(&weights).await;

@@ -1,5 +1,5 @@
-//! Shows what selectors do when instances are slow, fail, are cold or vanish: the same seeded calls through each of them, in
-//! virtual time.
+//! Shows what selectors do when instances are slow, fail, are cold or vanish: the same seeded calls through each of
+//! them, in virtual time.
 //!
 //! `cargo run -p examples --bin select` prints tables and draws `target/select.svg`. The same seed gives the same
 //! tables, to the last digit.

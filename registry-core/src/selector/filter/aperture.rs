@@ -9,12 +9,12 @@ use crate::selector::{Built, Candidate, Context, Needs, Selector, Stage, hash};
 /// Chooses among a part of the instances, so that all callers together call all instances alike, each keeping few
 /// connections (Finagle's deterministic aperture).
 ///
-/// Callers and instances are put on a ring, in the order of their ids' hashes. Of `p` callers, each has the `k/p` of the
-/// ring from its own place on, `k` being the least that gives it 12 instances. Every place of the ring then has exactly `k`
-/// callers. An instance that is partly inside has that part of its weight.
+/// Callers and instances are put on a ring, in the order of their ids' hashes. Of `p` callers, each has the `k/p` of
+/// the ring from its own place on, `k` being the least that gives it 12 instances. Every place of the ring then has
+/// exactly `k` callers. An instance that is partly inside has that part of its weight.
 ///
-/// The callers are the instances of the service of [`Caller::key`](crate::Caller), which the registry knows. Without a key,
-/// or while the caller is not among them, a random [`Subset`](super::Subset) of 12 takes its place.
+/// The callers are the instances of the service of [`Caller::key`](crate::Caller), which the registry knows. Without a
+/// key, or while the caller is not among them, a random [`Subset`](super::Subset) of 12 takes its place.
 #[derive(Clone, Copy, Debug)]
 pub struct Aperture<S> {
     inner: S,
@@ -81,7 +81,8 @@ impl<S: Selector> Selector for Aperture<S> {
         within("least", self.least, 1, usize::MAX >> 32)?;
         if !self.inner.needs().weights {
             return Err(refused(
-                "an aperture has parts of instances, and the selector inside of it heeds no weights; use a weighted one",
+                "an aperture has parts of instances, and the selector inside of it heeds no weights; \
+                 use a weighted one",
             ));
         }
         Stage::Subset.inside(outer)?;

@@ -2,6 +2,7 @@
 
 mod aperture;
 mod available;
+mod ejections;
 mod only;
 mod outlier;
 mod probe;

@@ -1,28 +1,23 @@
 //! Those that fail more than the others get no calls for a while.
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+use super::ejections::{Records, Settings, State};
 use super::probe::{Probe, ProbePicker};
 use crate::error::Result;
 use crate::selector::stage::within;
-use crate::selector::{Built, Candidate, Context, Member, Needs, Selector, Stage};
+use crate::selector::{Built, Candidate, Context, Needs, Selector, Stage};
 
 /// How often a probe is asked after, beside the reports that say so at once.
 const LOOK: Duration = Duration::from_millis(250);
-/// A success rate this close to the average is no outlier, however alike the others are.
-const CLOSE: f64 = 0.05;
-
-/// Leaves out instances that fail: 5 calls in a row, more than half of at least 50 calls within 10 s, or so that their success
-/// rate is more than 1.9 standard deviations below the average of at least 5 instances (as gRFC A50).
+/// Leaves out instances that fail: 5 calls in a row, more than half of at least 50 calls within 10 s, or so that their
+/// success rate is more than 1.9 standard deviations below the average of at least 5 instances (as gRFC A50).
 ///
-/// At most a tenth of the instances are out at a time, and one of two or more. After 30 s one call is let through: if it succeeds the instance
-/// is back, if it fails it is out for twice as long, up to 5 min.
+/// At most a tenth of the instances are out at a time, and one of two or more. After 30 s one call is let through: if
+/// it succeeds the instance is back, if it fails it is out for twice as long, up to 5 min.
 ///
 /// Needs picks to be reported. A call that could not connect is no failure here: the balancer avoids such an instance
 /// by itself.
@@ -30,44 +25,6 @@ pub struct OutlierEjection<S> {
     inner: S,
     settings: Settings,
     records: Mutex<Records>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Settings {
-    consecutive: u32,
-    interval: Duration,
-    least_calls: u32,
-    base: Duration,
-    longest: Duration,
-    most: f32,
-}
-
-#[derive(Default)]
-struct Records {
-    /// The reports until the window began.
-    window: HashMap<Member, (u32, u32)>,
-    began: Option<Instant>,
-    /// Those that were ever out, as long as that matters.
-    ejected: BTreeMap<Member, Ejected>,
-}
-
-struct Ejected {
-    times: u32,
-    state: State,
-}
-
-enum State {
-    Out {
-        until: Instant,
-    },
-    Probation {
-        since: Instant,
-        sent: Arc<AtomicBool>,
-        reports: (u32, u32),
-    },
-    Back {
-        since: Instant,
-    },
 }
 
 impl<S: Selector> OutlierEjection<S> {
@@ -204,135 +161,6 @@ impl<S: Selector> Selector for OutlierEjection<S> {
         Stage::Ejection.inside(outer)?;
         self.inner.validate(Stage::Ejection)
     }
-}
-
-impl Records {
-    /// Once in a window: those whose rate of success is too low, and that rate.
-    fn outliers(
-        &mut self,
-        candidates: &[Candidate<'_>],
-        settings: &Settings,
-        now: Instant,
-    ) -> Vec<(Member, f64)> {
-        let began = *self.began.get_or_insert(now);
-        if now < began + settings.interval && now > began {
-            return Vec::new();
-        }
-        self.began = Some(now);
-        let before = std::mem::take(&mut self.window);
-        let mut rates = Vec::new();
-        for candidate in candidates {
-            let reports = reports(candidate);
-            if let Some(before) = before.get(&candidate.member) {
-                let (well, badly) = since(reports, *before);
-                let calls = well.saturating_add(badly);
-                if calls >= settings.least_calls {
-                    rates.push((candidate.member, f64::from(well) / f64::from(calls)));
-                }
-            }
-            self.window.insert(candidate.member, reports);
-        }
-        let len = rates.len() as f64;
-        let mean = rates.iter().map(|(_, rate)| rate).sum::<f64>() / len;
-        let squares = rates.iter().map(|(_, rate)| (rate - mean).powi(2));
-        let deviation = (squares.sum::<f64>() / len).sqrt();
-        let line = if rates.len() >= 5 {
-            (mean - 1.9 * deviation).min(mean - CLOSE)
-        } else {
-            0.0
-        };
-        rates.retain(|(_, rate)| *rate < line || *rate < 0.5);
-        rates
-    }
-
-    /// Lets time and probes have their say.
-    fn review(&mut self, candidates: &[Candidate<'_>], settings: &Settings, now: Instant) {
-        if self.ejected.is_empty() {
-            return;
-        }
-        let mut present = BTreeMap::new();
-        for candidate in candidates {
-            if self.ejected.contains_key(&candidate.member) {
-                present.insert(candidate.member, reports(candidate));
-            }
-        }
-        self.ejected.retain(|member, ejected| {
-            present
-                .get(member)
-                .is_some_and(|reports| ejected.review(*reports, settings, now))
-        });
-    }
-
-    fn eject(&mut self, member: Member, settings: &Settings, now: Instant) {
-        let ejected = self.ejected.entry(member).or_insert(Ejected {
-            times: 0,
-            state: State::Back { since: now },
-        });
-        if ejected.is_back() {
-            ejected.eject(settings, now);
-        }
-    }
-}
-
-impl Ejected {
-    const fn is_back(&self) -> bool {
-        matches!(self.state, State::Back { .. })
-    }
-
-    fn eject(&mut self, settings: &Settings, now: Instant) {
-        let doubled = settings.base.saturating_mul(1 << self.times.min(16));
-        self.times += 1;
-        let until = now + doubled.min(settings.longest);
-        self.state = State::Out { until };
-    }
-
-    /// Whether it matters any longer.
-    fn review(&mut self, reports: (u32, u32), settings: &Settings, now: Instant) -> bool {
-        match &self.state {
-            State::Out { until } if now >= *until => {
-                self.state = State::Probation {
-                    since: now,
-                    sent: Arc::default(),
-                    reports,
-                };
-            }
-            State::Out { .. } => {}
-            State::Probation {
-                since: began,
-                sent,
-                reports: before,
-            } => match since(reports, *before) {
-                (0, 0) => {
-                    // The probe was cancelled, or hangs: another one.
-                    if sent.load(Ordering::Relaxed) && now >= *began + settings.base {
-                        self.state = State::Probation {
-                            since: now,
-                            sent: Arc::default(),
-                            reports,
-                        };
-                    }
-                }
-                (_, 0) => self.state = State::Back { since: now },
-                _ => self.eject(settings, now),
-            },
-            State::Back { since } => return now < *since + settings.longest,
-        }
-        true
-    }
-}
-
-fn reports(candidate: &Candidate<'_>) -> (u32, u32) {
-    let stats = candidate.nodes.iter().map(|node| &node.stats);
-    stats.fold((0, 0), |(well, badly), stats| {
-        (
-            u32::wrapping_add(well, stats.succeeded()),
-            u32::wrapping_add(badly, stats.failed()),
-        )
-    })
-}
-
-const fn since(now: (u32, u32), before: (u32, u32)) -> (u32, u32) {
-    (now.0.wrapping_sub(before.0), now.1.wrapping_sub(before.1))
 }
 
 impl<S: fmt::Debug> fmt::Debug for OutlierEjection<S> {

@@ -12,9 +12,9 @@ const STEPS: u32 = 20;
 /// Gives an instance that has just come a part of its weight, which grows to the whole, so that caches and compilers
 /// warm up.
 ///
-/// After a time `t` the part is `max(floor, (t/window)^(1/aggression))`, as in Envoy. An instance is new when this process
-/// first sees it, and again when it may be called again after its status said otherwise. When all are new, as for a client that starts, they
-/// share alike.
+/// After a time `t` the part is `max(floor, (t/window)^(1/aggression))`, as in Envoy. An instance is new when this
+/// process first sees it, and again when it may be called again after its status said otherwise. When all are new, as
+/// for a client that starts, they share alike.
 #[derive(Clone, Copy, Debug)]
 pub struct SlowStart<S> {
     inner: S,

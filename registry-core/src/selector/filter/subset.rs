@@ -6,9 +6,9 @@ use crate::selector::{Built, Candidate, Context, Needs, Selector, Stage, hash};
 
 /// Chooses among a subset of the instances, so that a client of a large service keeps few connections.
 ///
-/// The subset are the instances of the highest hash with the caller's key (gRFC A68): one more or less changes at most one of
-/// them, and callers differ. Instances have about `callers × size / instances` callers each, at random: where the caller's own service is
-/// registered, [`Aperture`](super::Aperture) shares them evenly.
+/// The subset are the instances of the highest hash with the caller's key (gRFC A68): one more or less changes at most
+/// one of them, and callers differ. Instances have about `callers × size / instances` callers each, at random: where
+/// the caller's own service is registered, [`Aperture`](super::Aperture) shares them evenly.
 #[derive(Clone, Copy, Debug)]
 pub struct Subset<S> {
     inner: S,

@@ -13,10 +13,11 @@ use crate::selector::{Built, Candidate, Context, Needs, Selector, Stage};
 /// Calls the instances of the first tier while enough of them are well, and spills to the next ones in proportion as
 /// they are not.
 ///
-/// A tier of which a part `h` is well takes `min(1, 1.4·h)` of the calls, those after it share what is left. When all tiers
-/// together cannot take all calls, one of which less than half is well is called whole, as if all its instances were well, so that the few
-/// that are do not fall under the load of all (panic, as Envoy has it). Well is what may be called and is neither unreachable nor
-/// ejected; an instance that is starting, draining, in maintenance or of weight 0 is not counted.
+/// A tier of which a part `h` is well takes `min(1, 1.4·h)` of the calls, those after it share what is left. When all
+/// tiers together cannot take all calls, one of which less than half is well is called whole, as if all its instances
+/// were well, so that the few that are do not fall under the load of all (panic, as Envoy has it). Well is what may be
+/// called and is neither unreachable nor ejected; an instance that is starting, draining, in maintenance or of weight
+/// 0 is not counted.
 pub struct Tiers<S> {
     inner: S,
     of: Box<dyn Fn(&Instance) -> u32 + Send + Sync>,

@@ -9,10 +9,10 @@ use crate::selector::{Built, Candidate, Context, Needs, Selector, Stage};
 
 /// Calls instances of the caller's zone, as far as these can take it, and others for the rest.
 ///
-/// A zone can take its part of all weights, `u`; the callers in it make their part of all calls, `c`. Those in a
-/// zone of `u ≥ c` stay in it; else `u/c` of their calls do, and the others go to the zones that have room, in proportion to
-/// the room (Envoy's zone-aware routing, also for zones that do not match). No instance is then
-/// called more than any other, wherever its callers are.
+/// A zone can take its part of all weights, `u`; the callers in it make their part of all calls, `c`. Those in a zone
+/// of `u ≥ c` stay in it; else `u/c` of their calls do, and the others go to the zones that have room, in proportion
+/// to the room (Envoy's zone-aware routing, also for zones that do not match). No instance is then called more than
+/// any other, wherever its callers are.
 ///
 /// The callers' zones are those of the service of [`Caller::key`](crate::Caller); without a key, or while that is
 /// not known, callers are thought to be spread evenly over all zones. Without [`Caller::zone`](crate::Caller), or
