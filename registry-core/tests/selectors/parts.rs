@@ -200,6 +200,7 @@ async fn calls_in_flight_are_counted_over_threads() {
             let balancer = balancer.clone();
             std::thread::spawn(move || {
                 let pick = || balancer.pick().unwrap();
+                (0..5).for_each(|_| pick().report(Outcome::Success));
                 (0..10).map(|_| pick()).collect::<Vec<_>>()
             })
         })
@@ -222,6 +223,9 @@ async fn calls_in_flight_are_counted_over_threads() {
     fleet.put(instance(0).meta("a", "b")).await;
     settle().await;
     assert_eq!(in_flight().iter().sum::<usize>(), 60);
+    let (_, explanation) = balancer.explain(&PickRequest::default());
+    let reports: u32 = explanation.instances.iter().map(|one| one.reports.0).sum();
+    assert_eq!(reports, 30);
     drop(held);
     assert_eq!(in_flight(), [0, 0]);
 }
