@@ -10,9 +10,10 @@ use registry_core::{
 };
 use serde::Deserialize;
 
-use crate::client::{Client, Reply, segment};
+use crate::client::{Client, segment};
 use crate::codec;
 use crate::config::ConsulConfig;
+use crate::reply::Reply;
 
 /// How long a blocking query waits for a change: a server that went back to an older state is silent for so long.
 const WAIT: &str = "20s";

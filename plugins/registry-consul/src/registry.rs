@@ -12,6 +12,7 @@ use registry_core::{
 };
 
 use crate::client::Client;
+use crate::codec::LONGEST_BODY;
 use crate::config::{BASE_CONNECTIONS, ConsulConfig};
 use crate::hub::{Hub, closed};
 use crate::reader::Reader;
@@ -105,6 +106,7 @@ impl Registry for Consul {
         // A minute is the least that Consul grants, and its reaper looks every 30 s.
         capability.windows.removed = ttl_and(Duration::from_secs(95));
         capability.windows.reregister = ttl_and(SECOND);
+        capability.limits.record = Some(LONGEST_BODY);
         capability
     }
 

@@ -29,7 +29,7 @@ pub(crate) struct Link {
 /// The connection in use, and the endpoints to choose from.
 ///
 /// Each endpoint has a `Client` of its own, since the one that etcd-client balances over several does not leave a dead
-/// one: with one of two dead, a third of all calls fails.
+/// one (etcdv3/etcd-client#39): with one of two dead, a third of all calls fails.
 pub(crate) struct Connection {
     config: EtcdConfig,
     state: Mutex<State>,

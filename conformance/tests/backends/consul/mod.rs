@@ -83,6 +83,7 @@ fn capability() -> Capability {
     capability.windows.crash = Some(after_ttl(1));
     capability.windows.removed = Some(after_ttl(95));
     capability.windows.reregister = Some(after_ttl(1));
+    capability.limits.record = Some(2 << 20);
     capability
 }
 

@@ -118,7 +118,11 @@ impl Site for Member {
     async fn inject(&self, fault: &Fault) -> Result<()> {
         match fault {
             Fault::Forget(lost) if self.revoke.fetch_xor(true, Ordering::Relaxed) => {
-                self.etcd.revoke_lease_of(&key(lost)).await
+                match self.etcd.revoke_lease_of(&key(lost)).await {
+                    // Its owner was faster.
+                    Err(_) => self.etcd.delete(&key(lost)).await,
+                    Ok(()) => Ok(()),
+                }
             }
             Fault::Forget(lost) => self.etcd.delete(&key(lost)).await,
             Fault::Spoil(service) => spoil(&self.etcd, service).await,
