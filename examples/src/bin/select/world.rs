@@ -3,12 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use registry_plugins::{
-    Balancer, Discovery, DiscoveryConfig, Instance, Member, Outcome, Pick, PickRequest, Registrar,
-    RegistrationHandle, Result, connect,
+    Balancer, Discovery, DiscoveryConfig, Instance, Member, Memory, Outcome, Pick, PickRequest,
+    Registrar, RegistrationHandle, Result,
 };
 use tokio::time::Instant;
 
@@ -87,7 +88,8 @@ pub(crate) fn run(
 }
 
 async fn simulate(scenario: &Scenario, name: &'static str, make: Make, seed: u64) -> Result<Run> {
-    let registry = connect("memory://").await?;
+    // Not `memory://`, which all runs of this process would share.
+    let registry = Arc::new(Memory::new());
     let registrar = Registrar::new(registry.clone());
     let register = async |i: usize| {
         let instance = Instance::new("greeter", format!("10.0.0.{}:80", i + 1));
