@@ -66,6 +66,7 @@ struct World<'a> {
     clients: Vec<Balancer>,
     /// Of its own, so that the calls do not depend on who chooses.
     random: Rng,
+    seed: u64,
     calls: HashMap<usize, Call>,
     made: usize,
     lost: bool,
@@ -119,6 +120,7 @@ async fn simulate(scenario: &Scenario, name: &'static str, make: Make, seed: u64
         servers: std::array::from_fn(|i| Server::new(seed ^ i as u64)),
         clients,
         random: Rng::with_seed(seed),
+        seed,
         calls: HashMap::new(),
         made: 0,
         lost: false,
@@ -139,20 +141,28 @@ async fn simulate(scenario: &Scenario, name: &'static str, make: Make, seed: u64
         match event {
             Event::Begins if scenario.trouble == Trouble::Cold => {
                 handles[AFFLICTED] = Some(register(AFFLICTED).await?);
+                settle().await;
             }
             Event::Begins => world.lost = scenario.trouble == Trouble::ZoneLoss,
             Event::Noticed if world.lost => {
-                for handle in (0..INSTANCES).filter(|i| is_lost(*i)).map(|i| &handles[i]) {
-                    if let Some(handle) = handle {
-                        handle.deregister().await?;
-                    }
+                let mut lost = handles.iter().enumerate().filter(|(i, _)| is_lost(*i));
+                while let Some((_, Some(handle))) = lost.next() {
+                    handle.deregister().await?;
                 }
+                settle().await;
             }
             event => world.happens(event),
         }
     }
     world.run.latencies.sort();
     Ok(world.run)
+}
+
+/// Lets every task see what has changed: their order is not the seed's.
+async fn settle() {
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn zone(i: usize) -> &'static str {
@@ -221,6 +231,10 @@ impl World<'_> {
         let Some(call) = self.calls.get_mut(&id) else {
             return;
         };
+        // Tasks draw from the same source, at times that are not the seed's.
+        fastrand::seed(
+            self.seed ^ ((id as u64) << 8 | tried.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        );
         let request = PickRequest::default()
             .key(call.key.to_le_bytes())
             .exclude(tried);

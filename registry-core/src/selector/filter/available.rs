@@ -14,6 +14,13 @@ pub(crate) struct Available {
 
 impl Selector for Available {
     fn build(&self, candidates: &[Candidate<'_>], context: &Context<'_>) -> Built {
+        let well = |one: &Candidate<'_>| {
+            may_be_called(one.instance) && one.node().reach.avoid(context.now).is_none()
+        };
+        // The usual case, without a copy.
+        if candidates.iter().all(well) {
+            return self.inner.build(candidates, context);
+        }
         let mut left_out = Vec::new();
         let mut again: Option<Duration> = None;
         let (mut reachable, mut unreachable) = (Vec::with_capacity(candidates.len()), Vec::new());

@@ -102,6 +102,12 @@ impl<S: Selector> Selector for OutlierEjection<S> {
             }
         }
         let mut next = records.began.unwrap_or(now) + self.settings.interval;
+        // The usual case, without a copy.
+        if out(&records) == 0 {
+            drop(records);
+            let again = next.saturating_duration_since(now);
+            return self.inner.build(candidates, context).again(again);
+        }
         let (mut kept, mut left_out, mut probes) =
             (Vec::with_capacity(candidates.len()), Vec::new(), Vec::new());
         for candidate in candidates {
