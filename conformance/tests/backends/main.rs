@@ -2,7 +2,9 @@
 
 mod consul;
 mod etcd;
+mod eureka;
 mod mdns;
+mod zookeeper;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::sync::Arc;
 use registry_conformance::{Backend, MemoryBackend};
 
 fn main() -> ExitCode {
-    let backends: [Arc<dyn Backend>; 8] = [
+    let backends: [Arc<dyn Backend>; 11] = [
         Arc::new(MemoryBackend),
         Arc::new(mdns::MdnsBackend),
         Arc::new(etcd::EtcdBackend),
@@ -19,6 +21,9 @@ fn main() -> ExitCode {
         Arc::new(consul::ConsulBackend),
         Arc::new(consul::ClusterBackend),
         Arc::new(consul::SecuredBackend),
+        Arc::new(zookeeper::ZooKeeperBackend),
+        Arc::new(eureka::EurekaBackend::default()),
+        Arc::new(eureka::EurekaPeers::default()),
     ];
     registry_conformance::run(backends)
 }
