@@ -19,6 +19,7 @@ mod selector;
 mod target;
 mod time;
 mod tls;
+mod turns;
 mod watcher;
 
 pub use async_trait::async_trait;
@@ -47,4 +48,5 @@ pub use selector::{
 };
 pub use target::{Options, RegistryUrl};
 pub use tls::TlsConfig;
+pub use turns::{Turn, Turns};
 pub use watcher::{Change, Scope, Watcher};

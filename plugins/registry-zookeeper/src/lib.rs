@@ -93,7 +93,6 @@ mod read;
 mod records;
 mod registry;
 mod session;
-mod turns;
 mod watcher;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use registry_core::{
-    Error, ErrorKind, Held, Instance, InstanceKey, Registered, Registration, Renewal, Result,
+    Error, ErrorKind, Held, Instance, InstanceKey, Registered, Registration, Renewal, Result, Turns,
 };
 use zookeeper_client as zk;
 use zookeeper_client::CreateMode;
@@ -15,7 +15,6 @@ use crate::holdings::Holdings;
 use crate::layout::Places;
 use crate::pipeline::pipeline;
 use crate::session::Session;
-use crate::turns::Turns;
 
 /// How often a write is begun anew because somebody else changed the node, or its parents went, meanwhile.
 const ROUNDS: usize = 10;
@@ -26,7 +25,7 @@ pub(crate) struct Records {
     holdings: Arc<Holdings>,
     places: Places,
     access: Access,
-    turns: Turns,
+    turns: Turns<String>,
 }
 
 impl Records {

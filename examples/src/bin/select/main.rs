@@ -28,14 +28,16 @@ Shows what selectors do in trouble, in virtual time.
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = Args::parse(HELP);
     let seed = args.take("seed", 1);
-    let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/select.svg");
-    let plot = args.take("plot", PathBuf::from(target));
+    let plot = args.take("plot", PathBuf::from("target/select.svg"));
     args.finish();
     let mut results = Vec::new();
     for scenario in SCENARIOS {
         let runs = run(&scenario, seed)?;
         println!("{}", table::table(&scenario, &runs));
         results.push((scenario, runs));
+    }
+    if let Some(folder) = plot.parent() {
+        std::fs::create_dir_all(folder)?;
     }
     std::fs::write(&plot, plot::svg(&results))?;
     println!("plot: {}", plot.display());

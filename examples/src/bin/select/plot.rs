@@ -6,10 +6,10 @@ use crate::scenario::Scenario;
 use crate::table::millis;
 use crate::world::Run;
 
-const WIDTH: f64 = 620.0;
+const WIDTH: f64 = 660.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 60.0;
-const RIGHT: f64 = 190.0;
+const RIGHT: f64 = 230.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 40.0;
 /// Milliseconds at the bottom and the top.
