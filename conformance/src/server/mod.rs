@@ -15,6 +15,7 @@ mod etcd;
 mod http;
 mod process;
 mod tls;
+mod zookeeper;
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -37,6 +38,7 @@ pub use etcd::{Etcd, EtcdBuilder, EtcdCluster};
 pub(crate) use process::kill;
 pub use process::{LocalProcess, free_port};
 pub use tls::{Authority, Identity};
+pub use zookeeper::{ZooKeeper, ZooKeeperBuilder, ZooKeeperEnsemble};
 
 /// How long a server may take until it is ready.
 const READY: Duration = Duration::from_secs(60);

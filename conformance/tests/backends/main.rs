@@ -3,6 +3,7 @@
 mod consul;
 mod etcd;
 mod eureka;
+mod java;
 mod mdns;
 mod zookeeper;
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use registry_conformance::{Backend, MemoryBackend};
 
 fn main() -> ExitCode {
-    let backends: [Arc<dyn Backend>; 11] = [
+    let backends: [Arc<dyn Backend>; 13] = [
         Arc::new(MemoryBackend),
         Arc::new(mdns::MdnsBackend),
         Arc::new(etcd::EtcdBackend),
@@ -22,6 +23,8 @@ fn main() -> ExitCode {
         Arc::new(consul::ClusterBackend),
         Arc::new(consul::SecuredBackend),
         Arc::new(zookeeper::ZooKeeperBackend),
+        Arc::new(zookeeper::ClusterBackend),
+        Arc::new(zookeeper::SecuredBackend),
         Arc::new(eureka::EurekaBackend::default()),
         Arc::new(eureka::EurekaPeers::default()),
     ];

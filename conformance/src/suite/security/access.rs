@@ -19,10 +19,10 @@ pub(in crate::suite) const CASES: &[Case] = &[
     case!(credentials_that_expire_are_renewed_unseen, access),
     case!(wrong_credentials_are_denied_at_once, access),
     case!(without_credentials_nothing_is_empty, access),
-    case!(a_right_for_one_service_is_no_more_than_that, access),
+    case!(a_right_for_one_service_is_no_more_than_that, rights),
     case!(a_server_of_an_untrusted_authority_is_refused, access),
     case!(a_client_without_its_certificate_is_refused, access),
-    case!(withdrawn_credentials_are_denied_until_they_are_back, access),
+    case!(withdrawn_credentials_are_denied_until_they_are_back, rights),
 ];
 
 /// Whoever is refused knows it within this.
@@ -30,6 +30,10 @@ const DENIAL: Duration = Duration::from_secs(5);
 
 fn access(_: &registry_core::Capability, faults: &Faults) -> bool {
     faults.access
+}
+
+fn rights(_: &registry_core::Capability, faults: &Faults) -> bool {
+    faults.access && faults.rights
 }
 
 /// Registrations and watches outlive what the credentials were exchanged for, also when nothing is asked meanwhile.
@@ -62,6 +66,11 @@ async fn credentials_that_expire_are_renewed_unseen(world: World) -> Outcome {
 
 /// Credentials that are wrong are denied on every call, soon, and without being said again in the error.
 async fn wrong_credentials_are_denied_at_once(world: World) -> Outcome {
+    // Some registries protect what is there, and tell strangers that there is nothing else.
+    let owner = world.client_with(&Access::Full).await?;
+    world
+        .register(&owner, &world.instance("web", "owned"))
+        .await?;
     let url = world.site().admit(&Access::Wrong).await?;
     let stranger = world.client_with(&Access::Wrong).await?;
     let told = refused(&world, &stranger, &[ErrorKind::Denied]).await?;

@@ -24,6 +24,7 @@ impl Backend for SecuredBackend {
     fn faults(&self) -> Faults {
         Faults {
             access: true,
+            rights: true,
             ..Faults::NONE
         }
     }

@@ -25,6 +25,7 @@ impl Backend for SecuredBackend {
     fn faults(&self) -> Faults {
         Faults {
             access: true,
+            rights: true,
             ..Faults::NONE
         }
     }
