@@ -292,8 +292,9 @@ impl World {
     /// Holds the history against the laws.
     pub(crate) fn judge(&self) -> Outcome {
         let capability = self.capability();
-        let judges =
-            capability.windows.crash != capability.windows.removed || !capability.checks.is_empty();
+        let judges = capability.windows.crash != capability.windows.removed
+            || !capability.checks.is_empty()
+            || self.backend().faults().maintain;
         laws::hold(&self.history().events(), &self.0.tag, self.gone(), judges)
     }
 

@@ -62,7 +62,7 @@ inventory::collect!(Driver);
 #[derive(Clone, Debug)]
 pub struct Drivers {
     drivers: Vec<Driver>,
-    hints: Vec<(&'static str, &'static str)>,
+    hints: Vec<(&'static str, String)>,
 }
 
 impl Drivers {
@@ -92,8 +92,8 @@ impl Drivers {
     }
 
     /// Says what adds a scheme that may be missing, for the error.
-    pub fn hint(mut self, scheme: &'static str, remedy: &'static str) -> Self {
-        self.hints.push((scheme, remedy));
+    pub fn hint(mut self, scheme: &'static str, remedy: impl Into<String>) -> Self {
+        self.hints.push((scheme, remedy.into()));
         self
     }
 
@@ -145,7 +145,7 @@ impl Drivers {
             .find(|(known, _)| *known == scheme)
             .map_or_else(
                 || "link a plugin that serves it".to_owned(),
-                |(_, remedy)| (*remedy).to_owned(),
+                |(_, remedy)| remedy.clone(),
             );
         Error::new(
             ErrorKind::Config,

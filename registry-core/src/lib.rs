@@ -19,10 +19,13 @@ mod selector;
 mod target;
 mod time;
 mod tls;
+mod turns;
 mod watcher;
 
 pub use async_trait::async_trait;
-pub use balancer::{Balancer, Pick, PickError};
+pub use balancer::{
+    Attempts, Balancer, Explained, Explanation, Hedge, Pick, PickError, PickErrorKind, RetryBudget,
+};
 pub use capability::{Capability, Check, Limits, TtlScope, Window, Windows};
 pub use discovery::{Changes, Discovery, DiscoveryConfig, Freshness, GuardPolicy, Snapshot, View};
 pub use driver::{Connecting, Driver, Drivers};
@@ -38,9 +41,12 @@ pub use registrar::{Registrar, RegistrarConfig, RegistrationHandle, Registration
 pub use registration::{CheckKind, HealthCheck, Held, Registered, Registration, Renewal};
 pub use registry::{ReadOptions, Registry};
 pub use selector::{
-    Built, Caller, Candidate, Context, Load, Member, Outcome, PickRequest, Picker, PowerOfTwo,
-    Random, RoundRobin, Selector, Slot,
+    Aperture, BoundedLoad, Built, Caller, Candidate, Context, Load, Maglev, Member, Needs, Only,
+    Outcome, OutlierEjection, PeakEwma, PickRequest, Picker, PowerOfTwo, Random, Rendezvous,
+    RingHash, RoundRobin, Selector, Slot, SlowStart, Smoothing, Stage, Sticky, Subset, Tiers,
+    Total, WeightedRandom, WeightedRoundRobin, ZonePreference,
 };
 pub use target::{Options, RegistryUrl};
 pub use tls::TlsConfig;
+pub use turns::{Turn, Turns};
 pub use watcher::{Change, Scope, Watcher};

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use common::{Scripted, eventually};
 use registry_core::{
-    Balancer, Capability, Discovery, Instance, Memory, Outcome, PickError, PowerOfTwo, Random,
-    Registration, Registry, RoundRobin, Selector, Status,
+    Balancer, Built, Candidate, Capability, Context, Discovery, Instance, Memory, Outcome,
+    PickErrorKind, PickRequest, Picker, PowerOfTwo, Random, Registration, Registry, RoundRobin,
+    Selector, Slot, Status,
 };
 use tokio::time::{Instant, sleep};
 
@@ -123,8 +124,8 @@ async fn what_cannot_be_called_is_left_out() {
         register(&*registry, "out", status, weight).await;
         let balancer = balancer(&registry, RoundRobin::default()).await;
         assert_eq!(
-            balancer.pick().unwrap_err(),
-            PickError::NoneEligible,
+            balancer.pick().unwrap_err().kind(),
+            PickErrorKind::NoneEligible,
             "{status} {weight}"
         );
         register(&*registry, "in", Status::Warning, 1).await;
@@ -143,13 +144,13 @@ async fn what_cannot_be_called_is_left_out() {
 async fn nobody_to_pick_is_a_prompt_typed_error() {
     let registry = Scripted::new();
     let empty = balancer(&registry, PowerOfTwo::default()).await;
-    assert_eq!(empty.pick().unwrap_err(), PickError::NoInstances);
+    assert_eq!(empty.pick().unwrap_err().kind(), PickErrorKind::NoInstances);
     registry.memory.set_outage(true);
     let unknown = Discovery::new(registry.clone())
         .balancer("greeter", Random::default())
         .await
         .unwrap();
-    assert_eq!(unknown.pick().unwrap_err(), PickError::NotReady);
+    assert_eq!(unknown.pick().unwrap_err().kind(), PickErrorKind::NotReady);
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,8 +170,8 @@ async fn a_retry_goes_elsewhere_until_nobody_is_left() {
                 tried.push(pick.member());
             }
             assert_eq!(
-                balancer.pick_excluding(&tried).unwrap_err(),
-                PickError::Excluded
+                balancer.pick_excluding(&tried).unwrap_err().kind(),
+                PickErrorKind::Excluded
             );
         }
     }
@@ -291,4 +292,90 @@ async fn a_dropped_balancer_leaves_no_watch() {
         2,
         "the first one's watch had ended"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thread_that_picked_long_ago_sees_what_is_new_and_counts_as_no_call() {
+    let (registry, balancer) = among(&["a", "b"], PowerOfTwo::default()).await;
+    let (ask, asked) = std::sync::mpsc::channel::<()>();
+    let (answer, answered) = std::sync::mpsc::channel();
+    let other = balancer.clone();
+    let thread = std::thread::spawn(move || {
+        while asked.recv().is_ok() {
+            let id = other.pick().map(|pick| pick.instance().id.to_string());
+            answer.send(id.ok()).unwrap();
+        }
+    });
+    let pick_there = || {
+        ask.send(()).unwrap();
+        answered.recv().unwrap()
+    };
+    pick_there().unwrap();
+    for round in 0..20 {
+        register(&*registry, "a", Status::Up, 2 + round).await;
+        sleep(SECOND / 10).await;
+        let (pick, explanation) = balancer.explain(&PickRequest::default());
+        drop(pick);
+        let in_flight: Vec<_> = explanation
+            .instances
+            .iter()
+            .map(|one| one.in_flight)
+            .collect();
+        assert_eq!(in_flight, [0, 0], "the other thread keeps an old plane");
+    }
+    register(&*registry, "a", Status::Down, 1).await;
+    sleep(SECOND / 10).await;
+    assert_eq!(pick_there().as_deref(), Some("b"));
+    drop(ask);
+    thread.join().unwrap();
+}
+
+/// Tells on which thread its pickers end.
+struct Mortal(Arc<std::sync::Mutex<Vec<std::thread::ThreadId>>>);
+
+impl Selector for Mortal {
+    fn build(&self, candidates: &[Candidate<'_>], _context: &Context<'_>) -> Built {
+        let slot = candidates.first().map(|candidate| candidate.slot);
+        Built::new(MortalPicker(slot, self.0.clone()), candidates)
+    }
+}
+
+struct MortalPicker(
+    Option<Slot>,
+    Arc<std::sync::Mutex<Vec<std::thread::ThreadId>>>,
+);
+
+impl Picker for MortalPicker {
+    fn pick(&self, _request: &PickRequest<'_>) -> Option<Slot> {
+        self.0
+    }
+}
+
+impl Drop for MortalPicker {
+    fn drop(&mut self) {
+        self.1.lock().unwrap().push(std::thread::current().id());
+    }
+}
+
+#[tokio::test]
+async fn no_pick_pays_for_the_end_of_a_plane() {
+    let ends = Arc::default();
+    let (registry, balancer) = among(&["a"], Mortal(Arc::clone(&ends))).await;
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (told, picks) = (over.clone(), balancer.clone());
+    let picking = std::thread::spawn(move || {
+        while !told.load(std::sync::atomic::Ordering::Relaxed) {
+            drop(picks.pick());
+        }
+    });
+    for round in 0..50 {
+        register(&*registry, "a", Status::Up, 2 + round).await;
+        sleep(SECOND / 200).await;
+    }
+    let ended = ends.lock().unwrap().clone();
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    picking.join().unwrap();
+    assert!(ended.len() > 40, "planes do end: {}", ended.len());
+    let here = std::thread::current().id();
+    assert!(ended.iter().all(|thread| *thread == here));
 }

@@ -268,12 +268,40 @@ async fn what_cannot_succeed_is_an_error_at_once() {
         registrar.register(greeter("a")).await.unwrap_err().kind(),
         ErrorKind::Conflict
     );
-    let other = Registrar::new(Arc::new(memory.client()));
-    assert_eq!(
-        other.register(greeter("a")).await.unwrap_err().kind(),
-        ErrorKind::Conflict
-    );
     assert_eq!(lookup(&*registry, "greeter").await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_of_the_dead_is_waited_for_and_one_of_the_living_is_a_conflict() {
+    let memory = Memory::new();
+    let ttl = Duration::from_secs(15);
+    let dead = Arc::new(memory.client());
+    let wish = Registration::new(greeter("a")).unwrap().ttl(ttl);
+    // Nobody renews it, as after a kill.
+    dead.register(&wish).await.unwrap();
+    let alive = Registrar::new(Arc::new(memory.client()));
+    let begin = Instant::now();
+    let handle = alive.register(wish.clone()).await.unwrap();
+    let waited = begin.elapsed();
+    assert!(
+        waited >= ttl && waited <= ttl + Duration::from_secs(2),
+        "{waited:?}"
+    );
+    assert!(matches!(handle.state(), RegistrationState::Registered));
+
+    let other = Registrar::new(Arc::new(memory.client()));
+    let begin = Instant::now();
+    let error = other.register(wish.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(begin.elapsed() >= ttl, "{:?}", begin.elapsed());
+    let begin = Instant::now();
+    let error = other.register_within(wish, Duration::from_secs(3)).await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Conflict);
+    assert!(
+        begin.elapsed() <= Duration::from_secs(3),
+        "{:?}",
+        begin.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]

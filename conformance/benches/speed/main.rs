@@ -1,12 +1,13 @@
 //! How fast each registry is told and read through its plugin, beside its bare client library, in one run.
 //!
-//! `cargo bench -p registry-conformance --bench speed [-- etcd consul]`. It starts the servers itself. Ours and theirs
+//! `cargo bench -p registry-conformance --bench speed [-- etcd consul zookeeper]`. It starts the servers itself. Ours and theirs
 //! take turns, so that what else the machine does meets both; read the ratios, not the times.
 
 mod consul;
 mod etcd;
 mod measure;
 mod ours;
+mod zookeeper;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -78,6 +79,9 @@ fn main() -> ExitCode {
     }
     if wanted("consul") {
         report("consul", runtime.block_on(consul::measure(effort)));
+    }
+    if wanted("zookeeper") {
+        report("zookeeper", runtime.block_on(zookeeper::measure(effort)));
     }
     code
 }

@@ -108,7 +108,6 @@ mod reader;
 mod registry;
 mod reply;
 mod sweep;
-mod turns;
 mod watcher;
 mod writer;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use registry_core::{
     Capability, Check, Held, Instance, InstanceKey, ReadOptions, Registered, Registration,
-    Registry, Renewal, Result, Scope, ServiceName, TtlScope, Watcher, Window,
+    Registry, Renewal, Result, Scope, ServiceName, TtlScope, Turns, Watcher, Window,
 };
 
 use crate::client::Client;
@@ -16,7 +16,6 @@ use crate::codec::LONGEST_BODY;
 use crate::config::{BASE_CONNECTIONS, ConsulConfig};
 use crate::hub::{Hub, closed};
 use crate::reader::Reader;
-use crate::turns::Turns;
 use crate::watcher::ConsulWatcher;
 use crate::writer::Writer;
 
@@ -117,7 +116,7 @@ impl Registry for Consul {
         let prepared = self.writer.prepare(registration)?;
         let writer = self.writer.clone();
         self.turns
-            .write(&key, async move { writer.register(prepared).await })
+            .run(&key, async move { writer.register(prepared).await })
             .await
     }
 
@@ -137,7 +136,7 @@ impl Registry for Consul {
         let writer = self.writer.clone();
         let owned = key.clone();
         self.turns
-            .write(key, async move { writer.deregister(&owned).await })
+            .run(key, async move { writer.deregister(&owned).await })
             .await
     }
 

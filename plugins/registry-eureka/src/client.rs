@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::Semaphore;
 
 use crate::config::EurekaConfig;
-use crate::turns::lock;
+use crate::lock;
 
 /// Requests on their way at once, and so connections.
 const ABREAST: usize = 16;

@@ -98,12 +98,11 @@ mod escape;
 mod json;
 mod registry;
 mod store;
-mod turns;
 mod watcher;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use registry_core::{Driver, Registry, RegistryUrl, inventory};
+use registry_core::{Driver, Error, ErrorKind, Registry, RegistryUrl, inventory};
 
 pub use config::{EurekaConfig, ServerConfig};
 pub use registry::Eureka;
@@ -117,3 +116,13 @@ pub const DRIVER: Driver = Driver::new(&["eureka"], |url: RegistryUrl| {
 });
 
 inventory::submit! { DRIVER }
+
+/// What is said after `close`.
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the registry was closed")
+}
+
+/// A panic elsewhere leaves what these locks guard whole: every change is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use registry_core::{
     Capability, ErrorKind, Held, Instance, InstanceKey, ReadOptions, Registered, Registration,
-    Registry, Renewal, Result, Scope, ServiceName, TtlScope, Watcher, Window,
+    Registry, Renewal, Result, Scope, ServiceName, TtlScope, Turns, Watcher, Window,
 };
 use reqwest::StatusCode;
 use tokio::task::JoinSet;
@@ -20,8 +20,8 @@ use crate::codec::{self, Written};
 use crate::config::EurekaConfig;
 use crate::json;
 use crate::store::Store;
-use crate::turns::{Turns, closed, lock};
 use crate::watcher::{Poller, list, read};
+use crate::{closed, lock};
 
 /// Renewals, and removals at the end, on their way at once.
 const ABREAST: usize = 8;
@@ -139,7 +139,7 @@ impl Registry for Eureka {
             let key = key.clone();
             async move { server.register(key, &written).await }
         };
-        self.turns.write(&key, registering).await
+        self.turns.run(&key, registering).await
     }
 
     async fn renew(&self, held: &[Held]) -> Vec<Result<Renewal>> {
@@ -189,7 +189,7 @@ impl Registry for Eureka {
             let key = key.clone();
             async move { server.deregister(&key).await }
         };
-        self.turns.write(key, removing).await
+        self.turns.run(key, removing).await
     }
 
     async fn lookup(
@@ -255,7 +255,7 @@ impl Registry for Eureka {
             removing.spawn(async move {
                 while let Some((_, key)) = take(&keys, &next) {
                     let (server, own) = (server.clone(), key.clone());
-                    let removed = turns.write(key, async move { server.deregister(&own).await });
+                    let removed = turns.run(key, async move { server.deregister(&own).await });
                     if removed.await.is_err_and(|error| is_away(&error)) {
                         break;
                     }

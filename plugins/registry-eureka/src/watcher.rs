@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::client::{Client, DELTA, Reply, Request, part};
 use crate::config::LONGEST_POLL;
 use crate::store::{Answer, Origin, Store};
-use crate::turns::{closed, lock};
+use crate::{closed, lock};
 
 /// Follows the registry for as long as somebody watches it.
 #[derive(Debug)]

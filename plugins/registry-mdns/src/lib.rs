@@ -76,7 +76,6 @@ mod networks;
 mod publish;
 mod records;
 mod registry;
-mod turns;
 mod txt;
 
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use registry_core::{Error, ErrorKind, Held, Instance, InstanceKey, Renewal, Result};
+use registry_core::{Error, ErrorKind, Held, Instance, InstanceKey, Renewal, Result, Turn, Turns};
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 
@@ -12,7 +12,6 @@ use crate::daemon::Daemon;
 use crate::link::Link;
 use crate::networks::Networks;
 use crate::records::{Record, State};
-use crate::turns::{Turn, Turns};
 use crate::{SERVICE_TYPE, codec, label};
 
 /// How long a daemon may take to report an announcement: probing takes 1 s at most, 2 s when another one probes for
@@ -33,7 +32,7 @@ pub(crate) struct Publisher {
     /// Part of every host name, so that no two clients share one.
     session: u64,
     revisions: AtomicU64,
-    turns: Turns,
+    turns: Turns<String>,
 }
 
 impl Publisher {

@@ -8,8 +8,12 @@ pub use registry_consul as consul;
 pub use registry_core::*;
 #[cfg(feature = "etcd")]
 pub use registry_etcd as etcd;
+#[cfg(feature = "eureka")]
+pub use registry_eureka as eureka;
 #[cfg(feature = "mdns")]
 pub use registry_mdns as mdns;
+#[cfg(feature = "zookeeper")]
+pub use registry_zookeeper as zookeeper;
 
 /// The registry behind a URL, such as `mdns://`. Does no I/O to it yet.
 ///
@@ -39,18 +43,22 @@ pub fn schemes() -> Vec<&'static str> {
 /// The drivers that are compiled in: `memory`, one for each feature, and those that other linked crates submitted
 /// with `inventory`. Of two drivers for one scheme, ours is used; to put your own first, build a [`Drivers`].
 pub fn drivers() -> Drivers {
-    let drivers = Drivers::new()
-        .hint(
-            "consul",
-            "enable the feature \"consul\" of registry-plugins",
+    let plugins = ["consul", "etcd", "eureka", "mdns", "zookeeper"];
+    let drivers = plugins.into_iter().fold(Drivers::new(), |drivers, name| {
+        drivers.hint(
+            name,
+            format!("enable the feature {name:?} of registry-plugins"),
         )
-        .hint("etcd", "enable the feature \"etcd\" of registry-plugins")
-        .hint("mdns", "enable the feature \"mdns\" of registry-plugins");
+    });
     #[cfg(feature = "consul")]
     let drivers = drivers.with(consul::DRIVER);
     #[cfg(feature = "etcd")]
     let drivers = drivers.with(etcd::DRIVER);
+    #[cfg(feature = "eureka")]
+    let drivers = drivers.with(eureka::DRIVER);
     #[cfg(feature = "mdns")]
     let drivers = drivers.with(mdns::DRIVER);
+    #[cfg(feature = "zookeeper")]
+    let drivers = drivers.with(zookeeper::DRIVER);
     drivers.with_linked()
 }

@@ -3,11 +3,13 @@
 use registry_plugins::{Drivers, ErrorKind, connect, drivers, schemes};
 
 /// Each backend: its scheme, which is also the name of its feature, and whether it is compiled in.
-const BACKENDS: [(&str, bool); 4] = [
+const BACKENDS: [(&str, bool); 6] = [
     ("consul", cfg!(feature = "consul")),
     ("etcd", cfg!(feature = "etcd")),
+    ("eureka", cfg!(feature = "eureka")),
     ("mdns", cfg!(feature = "mdns")),
     ("memory", true),
+    ("zookeeper", cfg!(feature = "zookeeper")),
 ];
 
 #[test]

@@ -7,7 +7,7 @@ use registry_plugins::{Capability, TtlScope, Window, connect};
 
 const README: &str = include_str!("../README.md");
 
-const KNOWN: [&str; 4] = ["memory", "mdns", "etcd", "consul"];
+const KNOWN: [&str; 6] = ["memory", "mdns", "etcd", "consul", "zookeeper", "eureka"];
 
 const HEADER: &str = "| Backend | Seen within | Gone within | Not called after a kill within | Gone after a kill within | Back within, when forgotten | TTL \
                       | Checks it runs | All services watched | Batches | Data centres | Looks again | Taken id refused |";

@@ -37,9 +37,9 @@
 //!   sessions expire. Every watch ends then, because ZooKeeper does not tell what happened meanwhile. A server that does
 //!   not know the session, such as one that lost its data, says so at once, and a new one begins.
 //! - A node of ours that is deleted, and every new connection, make [`Registry::lost`] resolve.
-//! - An id that another session has is waited for, up to the session timeout: that of a program that was killed and
-//!   started again lapses. A node that is still there then has an owner who lives, and that is a `Conflict`. What another
-//!   program registered for ever, as go-micro does, is a `Conflict` at once.
+//! - An id that another session has is a `Conflict`, until that session is over: that of a program that was killed and
+//!   started again lapses, for which the registrar waits. What another program registered for ever, as go-micro does,
+//!   stays one.
 //! - Nodes above a record are containers, which the server removes some time after they are empty. A server before 3.5.3
 //!   gets persistent ones. A path without a record is no service.
 //! - Reads ask the leader for its latest state first.
@@ -93,7 +93,6 @@ mod read;
 mod records;
 mod registry;
 mod session;
-mod turns;
 mod watcher;
 
 use std::sync::Arc;

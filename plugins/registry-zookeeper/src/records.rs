@@ -1,13 +1,10 @@
 //! Writing and keeping records of our own.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use registry_core::{
-    Error, ErrorKind, Held, Instance, InstanceKey, Registered, Registration, Renewal, Result,
+    Error, ErrorKind, Held, Instance, InstanceKey, Registered, Registration, Renewal, Result, Turns,
 };
-use tokio::time::{Instant, timeout_at};
 use zookeeper_client as zk;
 use zookeeper_client::CreateMode;
 
@@ -18,33 +15,17 @@ use crate::holdings::Holdings;
 use crate::layout::Places;
 use crate::pipeline::pipeline;
 use crate::session::Session;
-use crate::turns::Turns;
 
 /// How often a write is begun anew because somebody else changed the node, or its parents went, meanwhile.
 const ROUNDS: usize = 10;
-/// Most that is added to the session timeout until a node that has not gone is taken for alive: the server looks for
-/// expired sessions once a tick, which is 2 s unless it was changed.
-const TICK: Duration = Duration::from_secs(2);
-/// How long it is remembered since when somebody else has had an id.
-const MEMORY: Duration = Duration::from_secs(600);
-
-/// The records of ours, and who had them before.
+/// The records of ours.
 #[derive(Debug)]
 pub(crate) struct Records {
     session: Arc<Session>,
     holdings: Arc<Holdings>,
     places: Places,
     access: Access,
-    turns: Turns,
-    /// Since when another session has been seen as the owner of a path that we want.
-    rivals: Mutex<HashMap<String, Rival>>,
-}
-
-#[derive(Clone, Debug)]
-struct Rival {
-    owner: i64,
-    created: i64,
-    since: Instant,
+    turns: Turns<String>,
 }
 
 impl Records {
@@ -59,7 +40,6 @@ impl Records {
             places: Places::new(config),
             access: config.access,
             turns: Turns::default(),
-            rivals: Mutex::default(),
         }
     }
 
@@ -100,10 +80,7 @@ impl Records {
         for _ in 0..ROUNDS {
             if !std::mem::take(&mut known) {
                 match self.create(conn, path, data).await? {
-                    Created::Ours(watcher) => {
-                        self.rivals().remove(path);
-                        return Ok(watcher);
-                    }
+                    Created::Ours(watcher) => return Ok(watcher),
                     Created::NoParent => {
                         self.make_parents(conn, path).await?;
                         continue;
@@ -128,7 +105,7 @@ impl Records {
                 None => None,
             };
             if stat.ephemeral_owner != conn.session {
-                self.yield_to(conn, path, &stat, watcher).await?;
+                self.take_back(conn, path, &stat).await?;
                 continue;
             }
             let same = self.places.decode(path, &found);
@@ -197,79 +174,25 @@ impl Records {
         Ok(())
     }
 
-    /// Somebody else has the node. `Ok`: no longer.
+    /// Another session has the node. What is left of one of ours that is over is deleted.
     ///
-    /// What is left of a session of ours that is over is deleted. Nobody can ask whether another session is alive: one
-    /// that is dead, such as that of this program before a restart, loses its nodes within its timeout, for which ours
-    /// is taken.
-    async fn yield_to(
-        &self,
-        conn: &Conn,
-        path: &str,
-        stat: &zk::Stat,
-        watcher: Option<zk::OneshotWatcher>,
-    ) -> Result<()> {
-        if self.session.was_ours(stat.ephemeral_owner) {
-            let delete = conn.client.delete(path, Some(stat.version));
-            return match conn.attempt("deleting our old record", delete).await? {
-                Ok(()) | Err(zk::Error::NoNode | zk::Error::BadVersion) => Ok(()),
-                Err(error) => Err(error::call("deleting our old record", error)),
-            };
-        }
-        let conflict = |why| Error::new(ErrorKind::Conflict, why);
-        if stat.ephemeral_owner == 0 {
-            return Err(conflict(
-                "another program has registered this id for ever; delete its node, or choose another id",
-            ));
-        }
-        let alive = || conflict("another session, which lives, has this id; choose another one");
-        let since = self.rival_since(path, stat);
-        // Where short timeouts are granted the ticks are short too.
-        let deadline = since + conn.ttl + TICK.min(conn.ttl / 3);
-        let watcher = match watcher {
-            Some(watcher) => watcher,
-            None => {
-                let watch = conn.client.check_and_watch_stat(path);
-                match conn.call("watching the record", watch).await? {
-                    (Some(_), watcher) => watcher,
-                    (None, _) => return Ok(()),
+    /// Nobody can ask whether another one is alive. One that is dead, such as that of this program before a restart,
+    /// loses its nodes within its timeout: the registrar tries again for so long.
+    async fn take_back(&self, conn: &Conn, path: &str, stat: &zk::Stat) -> Result<()> {
+        if !self.session.was_ours(stat.ephemeral_owner) {
+            let why = match stat.ephemeral_owner {
+                0 => {
+                    "another program has registered this id for ever; delete its node, or choose another id"
                 }
-            }
-        };
-        if Instant::now() >= deadline {
-            return Err(alive());
-        }
-        tokio::select! {
-            biased;
-            error = conn.ended() => Err(error),
-            event = timeout_at(deadline, watcher.changed()) => match event {
-                Ok(event) if event.event_type == zk::EventType::NodeDeleted => Ok(()),
-                // Only who lives writes.
-                Ok(event) if event.event_type == zk::EventType::NodeDataChanged => Err(alive()),
-                Ok(_) => Err(error::call("waiting for the id", zk::Error::ConnectionLoss)),
-                Err(_) => Err(alive()),
-            },
-        }
-    }
-
-    fn rival_since(&self, path: &str, stat: &zk::Stat) -> Instant {
-        let (owner, created) = (stat.ephemeral_owner, stat.czxid);
-        let now = Instant::now();
-        let mut rivals = self.rivals();
-        rivals.retain(|_, rival| rival.since.elapsed() < MEMORY);
-        let rival = rivals.entry(path.to_owned()).or_insert(Rival {
-            owner,
-            created,
-            since: now,
-        });
-        if (rival.owner, rival.created) != (owner, created) {
-            *rival = Rival {
-                owner,
-                created,
-                since: now,
+                _ => "another session has this id; choose another one, or wait until it is over",
             };
+            return Err(Error::new(ErrorKind::Conflict, why));
         }
-        rival.since
+        let delete = conn.client.delete(path, Some(stat.version));
+        match conn.attempt("deleting our old record", delete).await? {
+            Ok(()) | Err(zk::Error::NoNode | zk::Error::BadVersion) => Ok(()),
+            Err(error) => Err(error::call("deleting our old record", error)),
+        }
     }
 
     /// One answer for each, after one round trip for all.
@@ -366,11 +289,6 @@ impl Records {
             Access::World => zk::Acls::anyone_all(),
             Access::Creator => zk::Acls::creator_all(),
         }
-    }
-
-    fn rivals(&self) -> std::sync::MutexGuard<'_, HashMap<String, Rival>> {
-        // A panic elsewhere leaves the map whole: every change to it is one call.
-        self.rivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,36 +1,74 @@
 //! Picks an instance for each call, and learns from how the calls went.
 
+mod attempts;
+mod budget;
+mod error;
+mod explain;
+mod hedge;
 mod pick;
 mod plane;
+mod published;
 mod task;
+mod telemetry;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
+use tracing::level_filters::LevelFilter;
 
-pub use pick::{Pick, PickError};
+pub use attempts::Attempts;
+pub use budget::RetryBudget;
+pub use error::{PickError, PickErrorKind};
+pub use explain::{Explained, Explanation};
+pub use hedge::Hedge;
+pub use pick::Pick;
 
 use crate::discovery::{Discovery, View};
 use crate::error::{Error, Result};
 use crate::instance::ServiceName;
-use crate::selector::{Member, PickRequest, Selector};
+use crate::selector::{Available, Member, PickRequest, Selector, Stage};
+use crate::time::after;
 use plane::Plane;
+use published::Published;
 use task::Task;
 
 /// Picks among the instances of one service. Cheap to clone; clones share what they learn.
 ///
-/// Instances that are down, in maintenance, starting, draining or of weight 0 are never picked. One that a call
-/// could not connect to is avoided for 5 s, doubling up to 60 s while that goes on, unless there is nobody else.
+/// Instances that are down, in maintenance, starting, draining or of weight 0 get no new calls, unless the selector
+/// says otherwise ([`Sticky`](crate::Sticky), [`Tiers`](crate::Tiers)). One that a call could not connect to is
+/// avoided for 5 s, doubling up to 60 s while that goes on, unless there is nobody else. A thread that picks keeps
+/// what it picked from last, also when the balancer is dropped, until it picks from another one or ends.
+///
+/// # What it tells
+///
+/// While `tracing` is enabled for `DEBUG`, one of about 1024 picks is told as an event of the target
+/// `registry_core::pick`: who was chosen, among how many, of which generation and age.
+/// [`explain`](Self::explain) tells all of one pick.
+///
+/// With the feature `metrics`, the balancer tells the recorder of the crate `metrics` every 5 s, never from a pick.
+/// All have the label `service`.
+///
+/// | Name | Kind | What |
+/// | --- | --- | --- |
+/// | `registry_instances` | gauge | instances of the service |
+/// | `registry_instances_left_out` | gauge | those of them that are not picked, by `reason` |
+/// | `registry_calls_in_flight` | gauge | picks neither reported nor dropped |
+/// | `registry_calls_total` | counter | picks reported, by `outcome`: `success`, `failure`; connect failures are neither |
+/// | `registry_picker_builds_total` | counter | pickers built |
+/// | `registry_stale_seconds` | gauge | how long the registry has not stood behind the instances; 0 when it does |
 #[derive(Clone)]
 pub struct Balancer {
-    plane: Arc<ArcSwap<Plane>>,
+    plane: Arc<Published>,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     view: View,
+    built: watch::Receiver<()>,
     task: AbortHandle,
 }
 
@@ -38,7 +76,7 @@ impl Discovery {
     /// Picks among the instances of a service. Waits as [`service`](Self::service) does.
     ///
     /// # Errors
-    /// As [`service`](Self::service).
+    /// As [`service`](Self::service); `Config` where the selector's settings or the order of its filters are refused.
     ///
     /// # Panics
     /// Outside of a Tokio runtime.
@@ -47,22 +85,39 @@ impl Discovery {
         S: TryInto<ServiceName>,
         Error: From<S::Error>,
     {
+        let selector = Available {
+            inner: Box::new(selector),
+        };
+        selector.validate(Stage::Status)?;
         let view = self.service(service).await?;
-        Ok(Balancer::new(view, Box::new(selector)))
+        let peers = if selector.needs().peers {
+            self.peers(&view).await?
+        } else {
+            None
+        };
+        Ok(Balancer::new(view, peers, selector))
+    }
+
+    /// The instances of the caller's own service, where the caller has a key.
+    async fn peers(&self, view: &View) -> Result<Option<View>> {
+        match &view.feed.shared.config.caller.key {
+            Some(key) => self.service(&key.service).await.map(Some),
+            None => Ok(None),
+        }
     }
 }
 
 impl Balancer {
-    fn new(view: View, selector: Box<dyn Selector>) -> Self {
-        let plane = Arc::new(ArcSwap::from_pointee(Plane::empty()));
-        let mut task = Task::new(view.clone(), selector, plane.clone());
+    fn new(view: View, peers: Option<View>, selector: Available) -> Self {
+        let plane = Plane::empty(view.service().clone());
+        let plane = Arc::new(Published::new(plane));
+        let mut task = Task::new(view.clone(), peers, selector, plane.clone());
+        let built = task.built();
         // Before anybody picks, so that the first pick finds what the view has.
         task.rebuild();
         let task = tokio::spawn(task.run()).abort_handle();
-        Self {
-            plane,
-            shared: Arc::new(Shared { view, task }),
-        }
+        let shared = Arc::new(Shared { view, built, task });
+        Self { plane, shared }
     }
 
     /// Picks an instance. Takes no lock, allocates nothing and makes no system call.
@@ -89,16 +144,104 @@ impl Balancer {
     /// As [`pick_excluding`](Self::pick_excluding).
     #[inline]
     pub fn pick_with(&self, request: &PickRequest<'_>) -> Result<Pick, PickError> {
-        let plane = self.plane.load();
-        match plane.picker.pick(request).and_then(|slot| plane.node(slot)) {
-            Some(node) => Ok(Pick::new(node)),
-            None => Err(plane.why_none(request)),
+        self.plane.read(|plane| {
+            let picked = pick_from(plane, request);
+            // One comparison where nobody listens.
+            if LevelFilter::current() >= LevelFilter::DEBUG {
+                self.sample(plane, request, &picked);
+            }
+            picked
+        })
+    }
+
+    /// Picks an instance, and waits for one up to this time where there is none.
+    ///
+    /// # Errors
+    /// As [`pick_with`](Self::pick_with), when the time is over.
+    pub async fn pick_within(
+        &self,
+        wait: Duration,
+        request: &PickRequest<'_>,
+    ) -> Result<Pick, PickError> {
+        let deadline = after(wait);
+        let mut built = self.shared.built.clone();
+        loop {
+            built.mark_unchanged();
+            let error = match self.pick_with(request) {
+                Ok(pick) => return Ok(pick),
+                Err(error) => error,
+            };
+            // Never the error of a closed channel: the task ends with this balancer.
+            if timeout_at(deadline, built.changed()).await.is_err() {
+                return Err(error);
+            }
         }
+    }
+
+    /// Picks an instance after the other for one call, each other than those before, at most so many and at most 8.
+    pub fn attempts(&self, most: usize) -> Attempts<'_> {
+        Attempts::new(self, most)
+    }
+
+    /// Picks an instance as the request asks, and says what it was chosen among. Not for every call: it looks at
+    /// every instance.
+    pub fn explain(&self, request: &PickRequest<'_>) -> (Result<Pick, PickError>, Explanation) {
+        let plane = self.plane.load();
+        let service = self.shared.view.service().clone();
+        let freshness = self.shared.view.snapshot().freshness.clone();
+        let mut explanation = Explanation::of(&plane, request, service, freshness);
+        let picked = pick_from(&plane, request);
+        explanation.chosen = picked.as_ref().ok().map(Pick::member);
+        (picked, explanation)
+    }
+
+    /// One event for about a thousand picks, while somebody listens.
+    #[cold]
+    fn sample(&self, plane: &Plane, request: &PickRequest<'_>, picked: &Result<Pick, PickError>) {
+        if !fastrand::u32(..).is_multiple_of(1024) {
+            return;
+        }
+        let instances = plane.stripes().count();
+        tracing::debug!(
+            target: "registry_core::pick",
+            service = %self.shared.view.service(),
+            chosen = picked.as_ref().ok().map(|pick| pick.instance().id.as_str()),
+            error = picked.as_ref().err().map(tracing::field::display),
+            instances,
+            left_out = plane.left_out.len(),
+            excluded = request.exclude.len(),
+            generation = plane.generation,
+            fresh = self.shared.view.snapshot().freshness.is_fresh(),
+            age = ?plane.built.elapsed(),
+            "a pick, one of about 1024"
+        );
     }
 
     /// What it picks from.
     pub fn view(&self) -> &View {
         &self.shared.view
+    }
+}
+
+#[inline]
+fn pick_from(plane: &Plane, request: &PickRequest<'_>) -> Result<Pick, PickError> {
+    let timed;
+    let request = if plane.timed {
+        timed = PickRequest {
+            now: Some(Instant::now()),
+            ..*request
+        };
+        &timed
+    } else {
+        request
+    };
+    match plane.picker.pick(request).and_then(|slot| plane.node(slot)) {
+        Some(node) => Ok(Pick::new(
+            node,
+            request.now,
+            plane.crowd.as_ref().map(|crowd| crowd.join()),
+        )),
+        None => Err(plane.why_none(request)),
     }
 }
 

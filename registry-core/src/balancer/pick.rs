@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::instance::{Address, Instance};
 use crate::selector::{Member, Node, Outcome};
 
@@ -12,11 +14,23 @@ use crate::selector::{Member, Node, Outcome};
 #[must_use = "call the instance, then report how it went"]
 pub struct Pick {
     node: Arc<Node>,
+    /// Where a selector heeds latencies.
+    began: Option<Instant>,
+    _crowd: Option<Arc<()>>,
 }
 
 impl Pick {
-    pub(super) const fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    #[inline]
+    pub(super) const fn new(
+        node: Arc<Node>,
+        began: Option<Instant>,
+        crowd: Option<Arc<()>>,
+    ) -> Self {
+        Self {
+            node,
+            began,
+            _crowd: crowd,
+        }
     }
 
     /// Where to call.
@@ -37,8 +51,11 @@ impl Pick {
     /// Says how the call went: an [`Outcome`], or a reference to the call's `Result`, where every `Err` is a
     /// failure. An instance that could not be connected to is [`Outcome::Unreachable`]: it is avoided for a while, and
     /// the registry is asked to look again.
+    #[inline]
     pub fn report(self, outcome: impl Into<Outcome>) {
-        self.node.reach.record(outcome.into());
+        let outcome = outcome.into();
+        self.node.stats.record(outcome, self.began);
+        self.node.reach.record(outcome);
     }
 }
 
@@ -49,33 +66,3 @@ impl fmt::Debug for Pick {
             .finish_non_exhaustive()
     }
 }
-
-/// Why there is nobody to pick.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PickError {
-    /// The registry has not answered yet.
-    NotReady,
-    /// The service has no instance.
-    NoInstances,
-    /// The service has instances, and none may be called: they are down, in maintenance, starting, draining, of
-    /// weight 0 or left out by the selector.
-    NoneEligible,
-    /// Everybody who may be called is excluded by the request.
-    Excluded,
-}
-
-impl fmt::Display for PickError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotReady => "the registry has not answered yet; wait for the view, or try again",
-            Self::NoInstances => "the service has no instance; is a server registered under this name?",
-            Self::NoneEligible => {
-                "no instance may be called: all are down, in maintenance, starting, draining or of weight 0"
-            }
-            Self::Excluded => "every instance that may be called is excluded by the request",
-        })
-    }
-}
-
-impl std::error::Error for PickError {}

@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::handle::{RegistrationHandle, RegistrationState};
-use super::task::{Edit, closed};
+use super::task::{Edit, Request, closed};
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::Instance;
@@ -41,10 +41,9 @@ pub(super) struct Entry {
     /// Who waits for the first attempt to publish what is desired.
     pub(super) waiting: Vec<Waiting>,
     /// Who wants this key next, once this registration is gone.
-    pub(super) successor: Option<(
-        Arc<Registration>,
-        oneshot::Sender<Result<RegistrationHandle>>,
-    )>,
+    pub(super) successor: Option<Request>,
+    /// Until here an id that somebody else holds is tried again.
+    pub(super) patience: Instant,
 }
 
 /// A caller, and what it waits to see published.
@@ -72,7 +71,7 @@ impl Caller {
 }
 
 impl Entry {
-    pub(super) fn new(serial: u64, desired: Arc<Registration>) -> Self {
+    pub(super) fn new(serial: u64, desired: Arc<Registration>, patience: Instant) -> Self {
         let now = Instant::now();
         let reason = Error::new(ErrorKind::Unavailable, "not registered yet")
             .with("instance", desired.key());
@@ -89,6 +88,7 @@ impl Entry {
             state: watch::Sender::new(RegistrationState::Degraded { since: now, reason }),
             waiting: Vec::new(),
             successor: None,
+            patience,
         }
     }
 

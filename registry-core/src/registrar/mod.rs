@@ -11,14 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 pub use handle::{RegistrationHandle, RegistrationState};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::registration::Registration;
 use crate::registry::Registry;
-use crate::time::after;
-use task::{Command, Task};
+use crate::time::{NEVER, after};
+use task::{Command, Request, Task};
 
 /// Registers instances and keeps them registered until they are deregistered.
 ///
@@ -93,18 +94,20 @@ impl Registrar {
     /// Registers an instance and keeps it registered until the handle is dropped or deregistered.
     ///
     /// Returns after the first attempt. While the registry is away the handle is
-    /// [`Degraded`](RegistrationState::Degraded) and the registrar goes on trying. A future that is dropped
-    /// before it ends leaves nothing behind.
+    /// [`Degraded`](RegistrationState::Degraded) and the registrar goes on trying. An id that somebody else holds is
+    /// tried again for as long as a registry with TTLs may take a dead owner for alive, so that a program that was
+    /// killed gets its old id back when it is started again. A future that is dropped before it ends leaves nothing
+    /// behind.
     ///
     /// # Errors
-    /// What will not pass by itself: `Invalid`, `Unsupported`, `Denied`, `Config`; `Conflict` when somebody else, or
-    /// this registrar, holds the id; `Closed` after [`close`](Self::close).
+    /// What will not pass by itself: `Invalid`, `Unsupported`, `Denied`, `Config`; `Conflict` when somebody else who is
+    /// alive, or this registrar, holds the id; `Closed` after [`close`](Self::close).
     pub async fn register<T>(&self, registration: T) -> Result<RegistrationHandle>
     where
         T: TryInto<Registration>,
         Error: From<T::Error>,
     {
-        self.submit(registration.try_into()?).await
+        self.submit(registration.try_into()?, after(NEVER)).await
     }
 
     /// Registers an instance, and gives up when the registry has not taken it within `timeout`.
@@ -130,7 +133,7 @@ impl Registrar {
             )
             .with("instance", &key)
         };
-        let handle = tokio::time::timeout_at(deadline, self.submit(registration))
+        let handle = tokio::time::timeout_at(deadline, self.submit(registration, deadline))
             .await
             .map_err(|_| late())??;
         let mut state = handle.watch();
@@ -147,11 +150,18 @@ impl Registrar {
         })
     }
 
-    async fn submit(&self, registration: Registration) -> Result<RegistrationHandle> {
+    async fn submit(
+        &self,
+        registration: Registration,
+        until: Instant,
+    ) -> Result<RegistrationHandle> {
         let registration = Arc::new(registration);
-        ask(&self.commands, |reply| Command::Register {
-            registration,
-            reply,
+        ask(&self.commands, |reply| {
+            Command::Register(Request {
+                registration,
+                until,
+                reply,
+            })
         })
         .await
     }

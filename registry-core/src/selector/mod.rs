@@ -2,43 +2,125 @@
 //!
 //! A [`Selector`] is asked on every change of the instances, and builds a [`Picker`]; the picker is asked on every
 //! call. What costs time is done in the former: a pick takes no lock, allocates nothing and makes no system call.
+//!
+//! # Which one
+//!
+//! | Calls are | Take | It |
+//! | --- | --- | --- |
+//! | to instances that may be slow or fail, the usual case | [`PeakEwma`] | avoids the slow and the failing within a few calls |
+//! | long, or streams | [`PowerOfTwo`] | evens out calls in flight; put [`OutlierEjection`] around it |
+//! | all alike, to instances all alike | [`RoundRobin`] | gives exactly even shares at the least cost |
+//! | to instances of different size | [`WeightedRoundRobin`] | gives shares by weight, evenly over time |
+//! | few, of very many clients | [`Random`], [`WeightedRandom`] | has no state that could move clients in step |
+//! | better where the same key went before: caches | [`RingHash`] | moves the fewest keys; every client agrees |
+//! | the same, with a key of many calls | [`BoundedLoad`] | overloads nobody |
+//! | the same, with thousands of picks per change | [`Maglev`] | gives exact shares and one look into a table per pick |
+//! | the same, to few instances | [`Rendezvous`] | gives exact shares, and a second choice that all agree on |
+//! | to a session that lives in one instance | [`Sticky`] | moves no key while its instance is there |
+//!
+//! Selectors stand inside of others that leave instances out or change weights, in the order that [`Stage`] says:
+//! [`Only`], [`OutlierEjection`], [`Tiers`], [`ZonePreference`], [`Subset`] or [`Aperture`], [`SlowStart`]:
+//!
+//! ```
+//! use registry_core::{OutlierEjection, PeakEwma, SlowStart, ZonePreference};
+//!
+//! let selector = OutlierEjection::new(ZonePreference::new(SlowStart::new(PeakEwma::default())));
+//! ```
+//!
+//! The status of instances, weight 0 and connect failures are always heeded, by the balancer.
+//!
+//! Randomness is that of `fastrand`: a thread that calls `fastrand::seed` before it makes selectors has the same picks
+//! again for the same calls.
 
-mod available;
+mod alias;
+mod bounded_load;
+mod built;
+mod candidate;
+mod filter;
+mod hash;
+mod least;
+mod maglev;
 mod node;
+mod peak_ewma;
 mod power_of_two;
 mod random;
 mod reach;
+mod rendezvous;
+mod request;
+mod ring_hash;
+mod roster;
 mod round_robin;
+mod stage;
+mod stats;
+mod sticky;
+mod stripe;
+mod weighted_random;
+mod weighted_round_robin;
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::Instant;
-
-pub(crate) use available::Available;
-pub use node::Load;
-pub(crate) use node::Node;
+pub use bounded_load::BoundedLoad;
+pub use built::{Built, Needs};
+pub use candidate::{Caller, Candidate, Context, Member, Slot};
+pub use filter::{Aperture, Only, OutlierEjection, SlowStart, Subset, Tiers, ZonePreference};
+pub(crate) use filter::{Available, may_be_called};
+pub use maglev::Maglev;
+pub(crate) use node::{Crowd, Held, Node};
+pub use node::{Load, Total};
+pub use peak_ewma::PeakEwma;
 pub use power_of_two::PowerOfTwo;
 pub use random::Random;
 pub use reach::Outcome;
 pub(crate) use reach::Reach;
+pub use rendezvous::Rendezvous;
+pub use request::PickRequest;
+pub use ring_hash::RingHash;
+use roster::Roster;
 pub use round_robin::RoundRobin;
+pub use stage::Stage;
+pub use stats::Smoothing;
+pub(crate) use stats::Stats;
+pub use sticky::Sticky;
+pub(crate) use stripe::stripe;
+pub use weighted_random::WeightedRandom;
+pub use weighted_round_robin::WeightedRoundRobin;
 
-use crate::instance::{Instance, InstanceKey, Label};
+use crate::error::Result;
 
 /// Builds a picker for the instances of a service, on every change.
 ///
-/// A selector may leave candidates out and give the others to another selector, also more than once in one build: that
-/// is a filter. Slots stay valid throughout the build, and a picker that has nobody left says so with `None`. State that must
-/// survive a change is keyed by [`Member`] and lives in the selector, or is its [`Load`].
+/// A selector may leave candidates out or change their weights and give them to another selector, also more than once
+/// in one build: that is a filter. Slots stay valid throughout the build, and a picker that has nobody left says so
+/// with `None`. State that must survive a change is keyed by [`Member`] and lives in the selector, or is its [`Load`].
 pub trait Selector: Send + Sync + 'static {
     /// Builds a picker for these candidates. Called from one task, never during a pick.
     fn build(&self, candidates: &[Candidate<'_>], context: &Context<'_>) -> Built;
+
+    /// What it asks of the balancer; a filter adds to what the selector inside asks. Asked once. Default nothing.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// Whether its settings are allowed, and its place inside of a filter of this stage; a filter asks the selector
+    /// inside as well. Asked once, before it builds. Default yes.
+    ///
+    /// # Errors
+    /// `Config`, with what is allowed.
+    fn validate(&self, outer: Stage) -> Result<()> {
+        Stage::Algorithm.inside(outer)
+    }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Selector for Box<dyn Selector> {
     fn build(&self, candidates: &[Candidate<'_>], context: &Context<'_>) -> Built {
         (**self).build(candidates, context)
+    }
+
+    fn needs(&self) -> Needs {
+        (**self).needs()
+    }
+
+    fn validate(&self, outer: Stage) -> Result<()> {
+        (**self).validate(outer)
     }
 }
 
@@ -46,159 +128,4 @@ impl Selector for Box<dyn Selector> {
 pub trait Picker: Send + Sync {
     /// The slot of the chosen candidate, or `None` when there is none, or none that the request does not exclude.
     fn pick(&self, request: &PickRequest<'_>) -> Option<Slot>;
-}
-
-/// An instance that may be chosen.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Candidate<'a> {
-    /// What a picker returns to choose it.
-    pub slot: Slot,
-    /// Who it is, across changes.
-    pub member: Member,
-    /// What it says.
-    pub instance: &'a Instance,
-    /// Since when it is among the candidates.
-    pub since: Instant,
-    /// Its share of the calls relative to the others, after the filters so far; above 0.
-    pub weight: f32,
-    node: &'a Arc<Node>,
-}
-
-impl Candidate<'_> {
-    /// The calls to it.
-    pub fn load(&self) -> Load {
-        Load::of(self.node)
-    }
-}
-
-/// A position among the candidates of one build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Slot(pub(crate) u32);
-
-/// An instance across changes: equal for one service and id, as long as the instance stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Member(pub(crate) u32);
-
-/// What a selector may want to know beside the candidates.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Context<'a> {
-    /// The time.
-    pub now: Instant,
-    /// Who picks.
-    pub caller: &'a Caller,
-}
-
-/// Who picks.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct Caller {
-    /// The caller's own registration.
-    pub key: Option<InstanceKey>,
-    /// The failure domain that it runs in.
-    pub zone: Option<Label>,
-}
-
-/// What a selector built.
-#[non_exhaustive]
-pub struct Built {
-    /// Chooses until the next change.
-    pub picker: Box<dyn Picker>,
-    /// When to build again although nothing changes.
-    pub again: Option<Duration>,
-    /// Who is not chosen, and why.
-    pub left_out: Vec<(Member, &'static str)>,
-}
-
-/// What one call asks of a picker.
-#[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
-pub struct PickRequest<'a> {
-    /// What calls that belong together have in common, for selectors that keep them together.
-    pub hash: Option<u64>,
-    /// Who must not be chosen: for a retry elsewhere.
-    pub exclude: &'a [Member],
-}
-
-impl<'a> PickRequest<'a> {
-    /// Sets what calls that belong together have in common.
-    pub const fn hash(mut self, hash: u64) -> Self {
-        self.hash = Some(hash);
-        self
-    }
-
-    /// Sets who must not be chosen.
-    pub const fn exclude(mut self, members: &'a [Member]) -> Self {
-        self.exclude = members;
-        self
-    }
-
-    /// Whether this member may be chosen.
-    pub fn admits(&self, member: Member) -> bool {
-        self.exclude.is_empty() || !self.exclude.contains(&member)
-    }
-}
-
-impl Built {
-    /// A picker that is good until the next change and leaves nobody out.
-    pub fn new(picker: impl Picker + 'static) -> Self {
-        Self {
-            picker: Box::new(picker),
-            again: None,
-            left_out: Vec::new(),
-        }
-    }
-
-    /// Builds again after this time at the latest.
-    pub fn again(mut self, after: Duration) -> Self {
-        self.again = Some(self.again.map_or(after, |sooner| sooner.min(after)));
-        self
-    }
-
-    /// Adds somebody who is not chosen, and why.
-    pub fn leave_out(mut self, member: Member, why: &'static str) -> Self {
-        self.left_out.push((member, why));
-        self
-    }
-}
-
-impl std::fmt::Debug for Built {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            again, left_out, ..
-        } = self;
-        f.debug_struct("Built")
-            .field("again", again)
-            .field("left_out", left_out)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Slots and their members, in one block of memory.
-type Members = Box<[(Slot, Member)]>;
-
-fn members(candidates: &[Candidate<'_>]) -> Members {
-    candidates
-        .iter()
-        .map(|candidate| (candidate.slot, candidate.member))
-        .collect()
-}
-
-/// The first from `start` on that the request admits.
-fn first_admitted(
-    members: &[(Slot, Member)],
-    start: usize,
-    request: &PickRequest<'_>,
-) -> Option<Slot> {
-    let (slot, member) = *members.get(start)?;
-    if request.admits(member) {
-        return Some(slot);
-    }
-    let (before, after) = members.split_at(start);
-    after
-        .iter()
-        .chain(before)
-        .find(|(_, member)| request.admits(*member))
-        .map(|(slot, _)| *slot)
 }

@@ -1,95 +1,105 @@
-//! The less busy one of two.
+//! The least busy of two, or a few.
 
-use super::{Built, Candidate, Context, Load, Member, PickRequest, Picker, Selector, Slot};
+use super::least::{Contender, Least};
+use super::stage::within;
+use super::{Built, Candidate, Context, Load, Member, Needs, PickRequest, Selector, Slot, Stage};
+use crate::error::Result;
 
 /// Draws two instances at random and chooses the one with fewer calls in flight for its weight.
 ///
 /// Two are enough to keep the busiest instance close to the average (Mitzenmacher, "The Power of Two Choices in
 /// Randomized Load Balancing", 2001), and unlike a search for the least busy one it does not send everybody to the
 /// same instance. Only calls of this process are counted.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PowerOfTwo {}
+///
+/// An instance that fails fast is never busy: put [`OutlierEjection`](super::OutlierEjection) around this, or take
+/// [`PeakEwma`](super::PeakEwma).
+#[derive(Clone, Copy, Debug)]
+pub struct PowerOfTwo {
+    choices: u8,
+}
 
-impl Selector for PowerOfTwo {
-    fn build(&self, candidates: &[Candidate<'_>], _context: &Context<'_>) -> Built {
-        let choices = candidates.iter().map(|candidate| Choice {
-            load: candidate.load(),
-            weight: candidate.weight,
-            slot: candidate.slot,
-            member: candidate.member,
-        });
-        Built::new(PowerOfTwoPicker {
-            choices: choices.collect(),
-        })
+impl Default for PowerOfTwo {
+    fn default() -> Self {
+        Self { choices: 2 }
     }
 }
 
-struct PowerOfTwoPicker {
-    choices: Box<[Choice]>,
+impl PowerOfTwo {
+    /// Draws so many, 2 to 10. Default 2: more find idle instances sooner when few clients have many calls each, and
+    /// herd when many clients have few.
+    pub const fn choices(mut self, choices: u8) -> Self {
+        self.choices = choices;
+        self
+    }
 }
 
-/// All that a draw looks at, side by side.
-struct Choice {
+impl Selector for PowerOfTwo {
+    fn build(&self, candidates: &[Candidate<'_>], _context: &Context<'_>) -> Built {
+        let picker = Least::<Busy>::new(candidates, self.choices);
+        Built::new(picker, candidates)
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::default().load().weights()
+    }
+
+    fn validate(&self, outer: Stage) -> Result<()> {
+        within("choices", self.choices, 2, 10)?;
+        Stage::Algorithm.inside(outer)
+    }
+}
+
+struct Busy {
     load: Load,
     weight: f32,
     slot: Slot,
     member: Member,
 }
 
-impl Choice {
-    /// The one with fewer calls for its weight; of two that are equal, each as often as its weight says.
-    fn or<'a>(&'a self, other: &'a Self) -> &'a Self {
-        let (mine, theirs) = (self.load() * other.weight, other.load() * self.weight);
-        let chosen = if self.weight == other.weight {
-            // The order of the two is random already.
-            mine <= theirs
-        } else {
-            mine < theirs
-                || mine == theirs && fastrand::f32() * (self.weight + other.weight) < self.weight
-        };
-        if chosen { self } else { other }
-    }
-
-    fn load(&self) -> f32 {
-        self.load.in_flight() as f32
-    }
-}
-
-impl PowerOfTwoPicker {
-    #[cold]
-    fn elsewhere(&self, request: &PickRequest<'_>) -> Option<Slot> {
-        let admitted = self
-            .choices
-            .iter()
-            .filter(|choice| request.admits(choice.member));
-        admitted.reduce(Choice::or).map(|choice| choice.slot)
-    }
-}
-
-impl Picker for PowerOfTwoPicker {
-    fn pick(&self, request: &PickRequest<'_>) -> Option<Slot> {
-        let chosen = match &*self.choices {
-            [] => return None,
-            [only] => only,
-            choices => {
-                let (first, second) = two_of(choices.len());
-                let (first, second) = (&choices[first], &choices[second]);
-                first.or(second)
-            }
-        };
-        if request.admits(chosen.member) {
-            Some(chosen.slot)
-        } else {
-            self.elsewhere(request)
+impl Contender for Busy {
+    fn new(candidate: &Candidate<'_>) -> Self {
+        Self {
+            load: candidate.load(),
+            weight: candidate.weight,
+            slot: candidate.slot,
+            member: candidate.member,
         }
     }
+
+    #[inline]
+    fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    #[inline]
+    fn member(&self) -> Member {
+        self.member
+    }
+
+    #[inline]
+    fn ticks(&self, _request: &PickRequest<'_>) -> u32 {
+        0
+    }
+
+    #[inline]
+    fn beats(&self, other: &Self, _ticks: u32) -> bool {
+        let (mine, theirs) = queues(
+            (self.load.in_flight(), self.weight),
+            (other.load.in_flight(), other.weight),
+        );
+        mine < theirs
+    }
 }
 
-/// Two different positions below `len`, which is at least 2; all pairs with the same chance, to 1 in 2³² ÷ `len`.
-fn two_of(len: usize) -> (usize, usize) {
-    let random = fastrand::u64(..);
-    let below = |random: u64, len: usize| (((random & 0xffff_ffff) * len as u64) >> 32) as usize;
-    let first = below(random, len);
-    let second = below(random >> 32, len - 1);
-    (first, second + usize::from(second >= first))
+/// How long the queues of two instances would be with one more call, for their weights; equal when both are idle, where
+/// weights have been heeded by the draw.
+#[inline]
+pub(super) fn queues(mine: (usize, f32), theirs: (usize, f32)) -> (f32, f32) {
+    match (mine.0, theirs.0) {
+        (0, 0) => (1.0, 1.0),
+        (in_flight, others) => (
+            (in_flight as f32 + 1.0) * theirs.1,
+            (others as f32 + 1.0) * mine.1,
+        ),
+    }
 }

@@ -1,9 +1,6 @@
 //! Any instance, all alike.
 
-use super::{
-    Built, Candidate, Context, Members, PickRequest, Picker, Selector, Slot, first_admitted,
-    members,
-};
+use super::{Built, Candidate, Context, PickRequest, Picker, Roster, Selector, Slot};
 
 /// Chooses at random, all with the same chance: of the weights only 0 is heeded.
 ///
@@ -14,21 +11,16 @@ pub struct Random {}
 
 impl Selector for Random {
     fn build(&self, candidates: &[Candidate<'_>], _context: &Context<'_>) -> Built {
-        Built::new(RandomPicker {
-            members: members(candidates),
-        })
+        Built::new(RandomPicker(Roster::new(candidates)), candidates)
     }
 }
 
-struct RandomPicker {
-    members: Members,
-}
+struct RandomPicker(Roster);
 
 impl Picker for RandomPicker {
+    #[inline]
     fn pick(&self, request: &PickRequest<'_>) -> Option<Slot> {
-        match self.members.len() {
-            0 => None,
-            len => first_admitted(&self.members, fastrand::usize(..len), request),
-        }
+        let start = super::hash::below(fastrand::u64(..), self.0.len());
+        self.0.first_admitted(start, request)
     }
 }

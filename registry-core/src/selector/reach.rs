@@ -1,6 +1,6 @@
-//! Whether an instance can be connected to, as far as the calls of this process tell.
+//! Whether an instance can be connected to and answers well, as far as the calls of this process tell.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,12 @@ pub enum Outcome {
     Success,
     /// The instance answered with an error, or its answer did not come.
     Failure,
+    /// The instance answered that it wants no calls for this time, as `Retry-After` or `grpc-retry-pushback-ms` say: a
+    /// failure that counts for as long as that where latencies are heeded.
+    Throttled {
+        /// How long.
+        retry_after: Duration,
+    },
     /// No connection to the instance could be made: it never saw the call.
     Unreachable,
 }
@@ -34,9 +40,13 @@ impl<T, E> From<&Result<T, E>> for Outcome {
     }
 }
 
-/// The connect failures of one instance. Survives every change of what the instance says.
+/// The failures of one instance. Survives every change of what the instance says.
 #[derive(Debug)]
 pub(crate) struct Reach {
+    /// Calls that failed one after the other.
+    failing: AtomicU32,
+    /// From how many on whoever builds wants to know; 0 for never.
+    alarm: u32,
     /// Whether there are failures: what a report of success looks at.
     suspect: AtomicBool,
     failures: Mutex<Option<Failures>>,
@@ -52,8 +62,10 @@ struct Failures {
 }
 
 impl Reach {
-    pub(crate) const fn new(changed: Arc<Notify>) -> Self {
+    pub(crate) const fn new(changed: Arc<Notify>, alarm: u32) -> Self {
         Self {
+            failing: AtomicU32::new(0),
+            alarm,
             suspect: AtomicBool::new(false),
             failures: Mutex::new(None),
             changed,
@@ -73,29 +85,58 @@ impl Reach {
         (!left.is_zero()).then_some(left)
     }
 
+    /// How many calls failed one after the other.
+    pub(crate) fn failing(&self) -> u32 {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// The usual report, that all is well, reads two places that hardly ever change.
+    #[inline]
     pub(crate) fn record(&self, outcome: Outcome) {
-        match outcome {
-            Outcome::Unreachable => {
-                let mut failures = self.lock();
-                let in_a_row = failures
-                    .map_or(0, |before| before.in_a_row)
-                    .saturating_add(1);
-                *failures = Some(Failures {
-                    in_a_row,
-                    last: Instant::now(),
-                    rechecked: false,
-                });
-                self.suspect.store(true, Ordering::Relaxed);
-            }
-            // It was reached: whatever it answered, it is there.
-            Outcome::Success | Outcome::Failure if self.suspect.load(Ordering::Relaxed) => {
-                let mut failures = self.lock();
-                *failures = None;
-                self.suspect.store(false, Ordering::Relaxed);
-            }
-            Outcome::Success | Outcome::Failure => return,
+        let well = matches!(outcome, Outcome::Success)
+            && !self.suspect.load(Ordering::Relaxed)
+            && self.failing() == 0;
+        if !well {
+            self.learn(outcome);
         }
-        self.changed.notify_one();
+    }
+
+    #[cold]
+    fn learn(&self, outcome: Outcome) {
+        let unreachable = matches!(outcome, Outcome::Unreachable);
+        let mut news = unreachable;
+        if unreachable {
+            self.connect_failed();
+        } else if self.suspect.load(Ordering::Relaxed) {
+            // It was reached: whatever it answered, it is there.
+            *self.lock() = None;
+            self.suspect.store(false, Ordering::Relaxed);
+            news = true;
+        }
+        let alarming = |failing| self.alarm > 0 && failing >= self.alarm;
+        match outcome {
+            Outcome::Success => news |= alarming(self.failing.swap(0, Ordering::Relaxed)),
+            Outcome::Failure | Outcome::Throttled { .. } => {
+                news |= alarming(self.failing.fetch_add(1, Ordering::Relaxed) + 1);
+            }
+            Outcome::Unreachable => {}
+        }
+        if news {
+            self.changed.notify_one();
+        }
+    }
+
+    fn connect_failed(&self) {
+        let mut failures = self.lock();
+        let in_a_row = failures
+            .map_or(0, |before| before.in_a_row)
+            .saturating_add(1);
+        *failures = Some(Failures {
+            in_a_row,
+            last: Instant::now(),
+            rechecked: false,
+        });
+        self.suspect.store(true, Ordering::Relaxed);
     }
 
     /// Whether connections failed since this was last asked.

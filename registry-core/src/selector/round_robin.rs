@@ -1,77 +1,39 @@
 //! One after the other.
 
-use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use super::{
-    Built, Candidate, Context, Members, PickRequest, Picker, Selector, Slot, first_admitted,
-    members,
-};
-
-/// Places kept at once; threads beyond that share them.
-const STRIPES: usize = 16;
-
-static THREADS: AtomicUsize = AtomicUsize::new(0);
-
-thread_local! {
-    static STRIPE: Cell<usize> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed) % STRIPES);
-}
+use super::stripe::{Places, advance};
+use super::{Built, Candidate, Context, PickRequest, Picker, Roster, Selector, Slot};
 
 /// Chooses one instance after the other: of the weights only 0 is heeded.
 ///
 /// Each thread goes round on its own, from a random instance on, so that neither threads nor clients wait for each
 /// other or move in step. Its place survives changes of the instances.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RoundRobin {
-    places: Arc<[Place; STRIPES]>,
-}
-
-/// The next place of a thread, alone in its cache lines.
-#[derive(Debug)]
-#[repr(align(128))]
-struct Place(AtomicU32);
-
-impl Place {
-    /// Two threads that share a place may choose the same instance twice; that costs less than a shared counter.
-    fn advance(&self) -> u32 {
-        let place = self.0.load(Ordering::Relaxed);
-        self.0.store(place.wrapping_add(1), Ordering::Relaxed);
-        place
-    }
-}
-
-impl Default for RoundRobin {
-    fn default() -> Self {
-        let place = |_| Place(AtomicU32::new(fastrand::u32(..)));
-        Self {
-            places: Arc::new(std::array::from_fn(place)),
-        }
-    }
+    places: Arc<Places>,
 }
 
 impl Selector for RoundRobin {
     fn build(&self, candidates: &[Candidate<'_>], _context: &Context<'_>) -> Built {
-        Built::new(RoundRobinPicker {
+        let picker = RoundRobinPicker {
             places: self.places.clone(),
-            members: members(candidates),
-        })
+            roster: Roster::new(candidates),
+        };
+        Built::new(picker, candidates)
     }
 }
 
 struct RoundRobinPicker {
-    places: Arc<[Place; STRIPES]>,
-    members: Members,
+    places: Arc<Places>,
+    roster: Roster,
 }
 
 impl Picker for RoundRobinPicker {
+    #[inline]
     fn pick(&self, request: &PickRequest<'_>) -> Option<Slot> {
-        match self.members.len() {
-            0 => None,
-            len => {
-                let place = self.places[STRIPE.get()].advance();
-                first_admitted(&self.members, place as usize % len, request)
-            }
-        }
+        let place = advance(self.places.here());
+        let at = place.checked_rem(self.roster.len() as u32)?;
+        self.roster.first_admitted(at as usize, request)
     }
 }

@@ -14,6 +14,7 @@ use super::RegistrarConfig;
 use super::entry::{Caller, Entry, Waiting};
 use super::handle::RegistrationHandle;
 use crate::backoff::{Gate, Pass, Passage};
+use crate::capability::{Capability, TtlScope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{InstanceBuilder, InstanceKey};
 use crate::registration::{Held, Registered, Registration, Renewal};
@@ -27,11 +28,16 @@ const LOSS_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) type Edit = Box<dyn FnOnce(InstanceBuilder) -> InstanceBuilder + Send>;
 
+/// A registration that somebody asks for.
+pub(super) struct Request {
+    pub(super) registration: Arc<Registration>,
+    /// From here on the caller does not wait any more.
+    pub(super) until: Instant,
+    pub(super) reply: oneshot::Sender<Result<RegistrationHandle>>,
+}
+
 pub(super) enum Command {
-    Register {
-        registration: Arc<Registration>,
-        reply: oneshot::Sender<Result<RegistrationHandle>>,
-    },
+    Register(Request),
     Update {
         key: InstanceKey,
         serial: u64,
@@ -144,10 +150,7 @@ impl Task {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Register {
-                registration,
-                reply,
-            } => self.register(registration, reply),
+            Command::Register(request) => self.register(request),
             Command::Update {
                 key,
                 serial,
@@ -170,18 +173,14 @@ impl Task {
         }
     }
 
-    fn register(
-        &mut self,
-        registration: Arc<Registration>,
-        reply: oneshot::Sender<Result<RegistrationHandle>>,
-    ) {
+    fn register(&mut self, request: Request) {
         if self.closing.is_some() {
-            let _ = reply.send(Err(closed("the registrar was closed")));
+            let _ = request.reply.send(Err(closed("the registrar was closed")));
             return;
         }
-        let key = registration.key();
+        let key = request.registration.key();
         let Some(entry) = self.entries.get_mut(&key) else {
-            return self.begin(key, registration, reply);
+            return self.begin(key, request);
         };
         if entry.is_abandoned() {
             entry.leave(None);
@@ -190,35 +189,36 @@ impl Task {
             || entry
                 .successor
                 .as_ref()
-                .is_some_and(|(_, reply)| !reply.is_closed())
+                .is_some_and(|request| !request.reply.is_closed())
         {
             let why =
                 "this registrar holds the id already; update its handle, or choose another id";
-            let _ = reply.send(Err(
-                Error::new(ErrorKind::Conflict, why).with("instance", key)
-            ));
+            let error = Error::new(ErrorKind::Conflict, why).with("instance", key);
+            let _ = request.reply.send(Err(error));
             return;
         }
-        entry.successor = Some((registration, reply));
+        entry.successor = Some(request);
         // Registering replaces what the last one left: there is nothing to wait for but a call on its way.
         if !entry.busy {
             self.forget(&key);
         }
     }
 
-    fn begin(
-        &mut self,
-        key: InstanceKey,
-        registration: Arc<Registration>,
-        reply: oneshot::Sender<Result<RegistrationHandle>>,
-    ) {
+    fn begin(&mut self, key: InstanceKey, request: Request) {
         // Nobody is left to hold the handle.
         let Some(commands) = self.commands.upgrade() else {
             return;
         };
         self.serial += 1;
-        let mut entry = Entry::new(self.serial, registration);
-        let visible = self.registry.capability().windows.visible;
+        let capability = self.registry.capability();
+        let Request {
+            registration,
+            until,
+            reply,
+        } = request;
+        let patience = until.min(after(dead_owner(&capability, &registration)));
+        let mut entry = Entry::new(self.serial, registration, patience);
+        let visible = capability.windows.visible;
         let handle = RegistrationHandle::new(
             key.clone(),
             self.serial,
@@ -236,8 +236,8 @@ impl Task {
 
     fn close(&mut self, deadline: Instant, reply: Option<oneshot::Sender<Result<()>>>) {
         for entry in self.entries.values_mut() {
-            if let Some((_, waiting)) = entry.successor.take() {
-                let _ = waiting.send(Err(closed("the registrar was closed")));
+            if let Some(request) = entry.successor.take() {
+                let _ = request.reply.send(Err(closed("the registrar was closed")));
             }
             entry.leave(None);
         }
@@ -386,6 +386,14 @@ async fn lost(registry: &dyn Registry) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// How long a registry may take somebody for the owner of an id who is dead, such as this program before a restart.
+fn dead_owner(capability: &Capability, registration: &Registration) -> Duration {
+    let lapses = capability.conflicts && capability.ttl != TtlScope::Fixed;
+    let window = capability.windows.crash.filter(|_| lapses);
+    let ttl = registration.ttl.max(capability.default_ttl);
+    window.map(|window| window.at(ttl)).unwrap_or_default()
 }
 
 pub(super) fn closed(what: &str) -> Error {

@@ -1,6 +1,7 @@
 //! What became of the calls to the registry.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -9,6 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::instance::InstanceKey;
 use crate::registrar::RegistrationState;
 use crate::registration::{Held, Registered, Registration, Renewal};
+
+/// Time between two tries to take an id whose owner may be dead.
+const CONFLICT_PAUSE: Duration = Duration::from_secs(1);
 
 impl Task {
     pub(super) fn note(&mut self, done: Done) {
@@ -64,8 +68,8 @@ impl Task {
         for reply in entry.leaving.into_iter().flatten() {
             let _ = reply.send(Ok(()));
         }
-        if let Some((registration, reply)) = entry.successor {
-            self.begin(key.clone(), registration, reply);
+        if let Some(request) = entry.successor {
+            self.begin(key.clone(), request);
         }
     }
 
@@ -105,6 +109,12 @@ impl Task {
             return entry.due = Instant::now();
         }
         let Some(accepted) = entry.accepted.clone() else {
+            let again = Instant::now() + CONFLICT_PAUSE;
+            if error.kind() == ErrorKind::Conflict && again < entry.patience {
+                // Its owner may be dead, and the registry may not know it yet.
+                entry.degrade(Instant::now(), error);
+                return entry.due = again;
+            }
             return self.refuse(key, error);
         };
         if Arc::ptr_eq(&accepted, attempted) {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Built, Candidate, Context, Selector};
+use crate::error::Result;
 use crate::instance::{Instance, Status};
+use crate::selector::{Built, Candidate, Context, Needs, Selector, Stage};
 
 /// Leaves out what cannot or should not be called: down, in maintenance, starting, draining, weight 0; and, while
 /// there is anybody else, what could not be connected to lately.
@@ -13,13 +14,20 @@ pub(crate) struct Available {
 
 impl Selector for Available {
     fn build(&self, candidates: &[Candidate<'_>], context: &Context<'_>) -> Built {
+        let well = |one: &Candidate<'_>| {
+            may_be_called(one.instance) && one.node().reach.avoid(context.now).is_none()
+        };
+        // The usual case, without a copy.
+        if candidates.iter().all(well) {
+            return self.inner.build(candidates, context);
+        }
         let mut left_out = Vec::new();
         let mut again: Option<Duration> = None;
         let (mut reachable, mut unreachable) = (Vec::with_capacity(candidates.len()), Vec::new());
         for candidate in candidates {
             if let Some(why) = unavailable(candidate.instance) {
                 left_out.push((candidate.member, why));
-            } else if let Some(left) = candidate.node.reach.avoid(context.now) {
+            } else if let Some(left) = candidate.node().reach.avoid(context.now) {
                 again = Some(again.map_or(left, |sooner| sooner.min(left)));
                 unreachable.push(*candidate);
             } else {
@@ -39,8 +47,15 @@ impl Selector for Available {
         if let Some(again) = again {
             built = built.again(again);
         }
-        built.left_out.append(&mut left_out);
-        built
+        built.without(left_out)
+    }
+
+    fn needs(&self) -> Needs {
+        self.inner.needs()
+    }
+
+    fn validate(&self, _outer: Stage) -> Result<()> {
+        self.inner.validate(Stage::Status)
     }
 }
 
@@ -53,4 +68,9 @@ fn unavailable(instance: &Instance) -> Option<&'static str> {
         Status::Up | Status::Warning | Status::Unknown if instance.weight == 0 => Some("weight 0"),
         Status::Up | Status::Warning | Status::Unknown => None,
     }
+}
+
+/// Whether the instance itself wants calls.
+pub(crate) fn may_be_called(instance: &Instance) -> bool {
+    unavailable(instance).is_none()
 }
