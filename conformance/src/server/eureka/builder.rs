@@ -156,5 +156,5 @@ fn name(argument: &str) -> &str {
 }
 
 async fn serves(access: Arc<Access>, address: SocketAddr) -> Result<()> {
-    access.ask(address, "GET", "/apps", "").await.map(drop)
+    access.list(address).await.map(drop)
 }

@@ -98,13 +98,7 @@ impl Eureka {
     /// # Errors
     /// As [`ask`](Self::ask); `Protocol` when the answer is no JSON.
     pub async fn records(&self) -> Result<BTreeMap<String, String>> {
-        // A list that was made while something changed lacks it, and is kept until the next change. Nobody has asked for
-        // the list with these regions, which need not exist.
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let body = self
-            .ask("GET", &format!("/apps?regions=none-{number}"), "")
-            .await?;
+        let body = self.access.list(self.server.address()).await?;
         let all: Value = serde_json::from_str(&body).map_err(|error| {
             Error::new(ErrorKind::Protocol, "no list of instances").because(error)
         })?;
@@ -139,6 +133,15 @@ impl Eureka {
 }
 
 impl Access {
+    /// Everything that it knows. A list that was made while something changed lacks it, and is kept until the next
+    /// change. Nobody has asked for the list with these regions, which need not exist.
+    async fn list(&self, address: SocketAddr) -> Result<String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = format!("/apps?regions=none-{number}");
+        self.ask(address, "GET", &path, "").await
+    }
+
     async fn ask(
         &self,
         address: SocketAddr,

@@ -29,6 +29,7 @@ impl Backend for SecuredBackend {
     fn faults(&self) -> Faults {
         Faults {
             access: true,
+            distrust: true,
             ..Faults::NONE
         }
     }
