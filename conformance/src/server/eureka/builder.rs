@@ -10,10 +10,12 @@ use registry_core::{Error, ErrorKind, Result};
 use super::{Access, Eureka, LOGIN, program};
 use crate::server::{Authority, Container, LocalProcess, free_port};
 
-/// Evictions and answers without the delays that a production server adds.
-const SHORT: [&str; 5] = [
+/// Evictions and answers without the delays that a production server adds. A list that was made while something changed
+/// lacks it, and would be kept until the next change, for up to 180 s.
+const SHORT: [&str; 6] = [
     "--eureka.server.eviction-interval-timer-in-ms=1000",
     "--eureka.server.use-read-only-response-cache=false",
+    "--eureka.server.response-cache-auto-expiration-in-seconds=1",
     "--eureka.server.retention-time-in-m-s-in-delta-queue=5000",
     "--eureka.server.delta-retention-timer-interval-in-ms=500",
     "--eureka.server.registry-sync-retry-wait-ms=500",
@@ -26,7 +28,7 @@ const SELFLESS: [&str; 2] = [
 ];
 
 /// A server that is not started yet: by default without security or peers, on a free port. Its windows are short: it
-/// evicts each second, keeps no list that is older than the last change, and removes whoever is silent.
+/// evicts each second, keeps no list for longer than that, and removes whoever is silent.
 #[derive(Clone, Debug, Default)]
 pub struct EurekaBuilder {
     production: bool,

@@ -29,9 +29,7 @@ impl EurekaPeers {
         let known = peer(here, "localhost", &format!("127.0.0.1:{there}"));
         // It removes nobody, as a server does whose clients have gone silent all at once.
         let archive = peer(there, "127.0.0.1", &format!("localhost:{here}"))
-            .argument("--eureka.server.eviction-interval-timer-in-ms=3600000")
-            // The first one is filled from its list, and one that lacks somebody would be kept for 180 s.
-            .argument("--eureka.server.response-cache-auto-expiration-in-seconds=1");
+            .argument("--eureka.server.eviction-interval-timer-in-ms=3600000");
         let started = at_once([known, archive].map(EurekaBuilder::start)).await?;
         let members = started
             .try_into()
