@@ -37,7 +37,7 @@ async fn connect(url: &str) -> Result<Arc<dyn Registry>, Failure> {
 
 /// From `register` to the change at another client, beside a PUT to the return of a blocking query.
 async fn told(base: &str, url: &str, effort: Effort) -> Result<(), Failure> {
-    let mut pair = Pair::open(connect(url).await?, &connect(url).await?, "told").await?;
+    let mut pair = Pair::open(connect(url).await?, connect(url).await?, "told").await?;
     let (writer, reader) = (Client::new(), Client::new());
     let mut index = query(&reader, base, "bare", 0).await?.0;
     let (mut ours, mut theirs) = (Times::default(), Times::default());

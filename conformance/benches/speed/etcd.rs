@@ -41,7 +41,7 @@ async fn bare(server: &Etcd) -> Result<Client, Failure> {
 
 /// From `register` to the change at another client, beside grant and put to the event.
 async fn told(server: &Etcd, url: &str, effort: Effort) -> Result<(), Failure> {
-    let mut pair = Pair::open(connect(url).await?, &connect(url).await?, "told").await?;
+    let mut pair = Pair::open(connect(url).await?, connect(url).await?, "told").await?;
     let (writer, mut watcher) = (bare(server).await?, bare(server).await?);
     let options = WatchOptions::new().with_prefix();
     let mut watch = watcher

@@ -21,13 +21,15 @@ pub(crate) fn instance(service: &str, id: &str) -> Result<Instance, Failure> {
 pub(crate) struct Pair {
     writer: Arc<dyn Registry>,
     watch: Box<dyn Watcher>,
+    /// The watch ends with it.
+    _reader: Arc<dyn Registry>,
     service: String,
 }
 
 impl Pair {
     pub(crate) async fn open(
         writer: Arc<dyn Registry>,
-        reader: &Arc<dyn Registry>,
+        reader: Arc<dyn Registry>,
         service: &str,
     ) -> Result<Self, Failure> {
         let scope = Scope::Service(service.try_into()?);
@@ -36,6 +38,7 @@ impl Pair {
         Ok(Self {
             writer,
             watch,
+            _reader: reader,
             service: service.to_owned(),
         })
     }

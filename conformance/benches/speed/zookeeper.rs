@@ -34,7 +34,7 @@ async fn connect(url: &str) -> Result<Arc<dyn Registry>, Failure> {
 
 /// From `register` to the change at another client, beside create, event and read.
 async fn told(address: &str, url: &str, effort: Effort) -> Result<(), Failure> {
-    let mut pair = Pair::open(connect(url).await?, &connect(url).await?, "told").await?;
+    let mut pair = Pair::open(connect(url).await?, connect(url).await?, "told").await?;
     let (writer, reader) = (
         Client::connect(address).await?,
         Client::connect(address).await?,
