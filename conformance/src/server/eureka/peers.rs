@@ -1,5 +1,6 @@
 //! Two peers, of which clients know one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use registry_core::{Error, ErrorKind, Result};
@@ -59,7 +60,24 @@ impl EurekaPeers {
         for member in &self.members {
             member.clear().await?;
         }
-        self.agree().await
+        self.follow().await
+    }
+
+    /// Waits until the second one knows what the first one does, and takes from it what is of former times: a peer may
+    /// repeat a registration that it could not pass on at first after the deregistration that followed.
+    async fn follow(&self) -> Result<()> {
+        let [known, other] = &self.members;
+        until(REPLICATED, || async {
+            let (here, there) = (known.records().await?, other.records().await?);
+            for path in there.keys().filter(|path| !here.contains_key(*path)) {
+                other.settle("DELETE", path).await?;
+            }
+            match here == there {
+                true => Ok(()),
+                false => Err(differ(&here, &there)),
+            }
+        })
+        .await
     }
 
     /// Waits until both know the same.
@@ -72,10 +90,7 @@ impl EurekaPeers {
             let (here, there) = (known.records().await?, other.records().await?);
             match here == there {
                 true => Ok(()),
-                false => Err(Error::new(
-                    ErrorKind::Unavailable,
-                    format!("the peers know different records: {here:?} and {there:?}"),
-                )),
+                false => Err(differ(&here, &there)),
             }
         })
         .await
@@ -89,7 +104,7 @@ impl EurekaPeers {
     pub async fn inject(&self, fault: &Fault) -> Result<()> {
         let [known, other] = &self.members;
         match fault {
-            Fault::Stop => self.agree().await?,
+            Fault::Stop => self.follow().await?,
             Fault::Wipe => other.server().kill().await?,
             _ => {}
         }
@@ -100,6 +115,13 @@ impl EurekaPeers {
         }
     }
 }
+
+fn differ(here: &Records, there: &Records) -> Error {
+    let what = format!("the peers know different records: {here:?} and {there:?}");
+    Error::new(ErrorKind::Unavailable, what)
+}
+
+type Records = BTreeMap<String, String>;
 
 fn peer(port: u16, name: &str, other: &str) -> EurekaBuilder {
     let mut builder = Eureka::builder()
