@@ -111,9 +111,6 @@ impl Task {
         }
         let Some(accepted) = entry.accepted.clone() else {
             entry.degrade(Instant::now(), error);
-            if entry.is_abandoned() {
-                return entry.leave(None);
-            }
             if error.kind() == ErrorKind::Conflict
                 && let Some(again) = entry.dispute()
             {
