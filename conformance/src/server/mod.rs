@@ -1,8 +1,8 @@
 //! Real servers, to be started, made to fail and ended by a test.
 //!
-//! A [`Server`] is a child process ([`LocalProcess`]) or a container of a Compose file ([`Container`]). [`Etcd`] and
-//! [`Consul`] are such servers together with what an operator can do to them; [`EtcdCluster`] and [`ConsulCluster`]
-//! are several that replicate. A single server without security is a container when the environment has
+//! A [`Server`] is a child process ([`LocalProcess`]) or a container of a Compose file ([`Container`]). [`Etcd`],
+//! [`Consul`], [`ZooKeeper`] and [`Eureka`] are such servers together with what an operator can do to them;
+//! [`EtcdCluster`], [`ConsulCluster`], [`ZooKeeperEnsemble`] and [`EurekaPeers`] are several that replicate. A single server without security is a container when the environment has
 //! `REGISTRY_TEST_COMPOSE=1` and an engine answers; all others are processes of this machine.
 //!
 //! Dropping a server ends it and removes its data, also while a case panics. When the program of the test is killed, a
@@ -12,6 +12,7 @@ mod consul;
 mod container;
 mod directory;
 mod etcd;
+mod eureka;
 mod http;
 mod process;
 mod tls;
@@ -35,6 +36,7 @@ use crate::fixture::Fault;
 pub use consul::{Consul, ConsulBuilder, ConsulCluster};
 pub use container::Container;
 pub use etcd::{Etcd, EtcdBuilder, EtcdCluster};
+pub use eureka::{Eureka, EurekaBuilder, EurekaPeers};
 pub(crate) use process::kill;
 pub use process::{LocalProcess, free_port};
 pub use tls::{Authority, Identity};

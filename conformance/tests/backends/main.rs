@@ -13,7 +13,7 @@ use std::sync::Arc;
 use registry_conformance::{Backend, MemoryBackend};
 
 fn main() -> ExitCode {
-    let backends: [Arc<dyn Backend>; 13] = [
+    let backends: [Arc<dyn Backend>; 14] = [
         Arc::new(MemoryBackend),
         Arc::new(mdns::MdnsBackend),
         Arc::new(etcd::EtcdBackend),
@@ -26,7 +26,8 @@ fn main() -> ExitCode {
         Arc::new(zookeeper::ClusterBackend),
         Arc::new(zookeeper::SecuredBackend),
         Arc::new(eureka::EurekaBackend::default()),
-        Arc::new(eureka::EurekaPeers::default()),
+        Arc::new(eureka::PeersBackend::default()),
+        Arc::new(eureka::SecuredBackend::default()),
     ];
     registry_conformance::run(backends)
 }

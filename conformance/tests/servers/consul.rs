@@ -7,7 +7,7 @@ use registry_conformance::Fault;
 use registry_conformance::server::{Consul, ConsulCluster};
 use tokio::process::Command;
 
-use crate::{Result, ensure, eventually, fails_and_comes_back, trial};
+use crate::{Result, ensure, eventually, fails_and_comes_back, get, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -52,7 +52,7 @@ async fn known(consul: &Consul, expected: bool) -> Result {
 async fn fails() -> Result {
     let consul = Consul::start().await?;
     consul.ask("PUT", "/v1/kv/kept", "value").await?;
-    fails_and_comes_back(consul.server(), "/v1/status/leader").await?;
+    fails_and_comes_back(consul.server(), &get("/v1/status/leader")).await?;
     let kept = consul.ask("GET", "/v1/kv/kept?raw", "").await?;
     ensure(kept == "value", "the data are lost")
 }

@@ -34,7 +34,7 @@ async fn get(etcd: &Etcd, key: &str) -> Result<String> {
 async fn fails() -> Result {
     let etcd = Etcd::start().await?;
     etcd.put("kept", b"value").await?;
-    fails_and_comes_back(etcd.server(), "/version").await?;
+    fails_and_comes_back(etcd.server(), &crate::get("/version")).await?;
     ensure(get(&etcd, "kept").await? == "value\n", "the data are lost")
 }
 

@@ -4,6 +4,8 @@
 
 mod consul;
 mod etcd;
+mod eureka;
+mod zookeeper;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -23,7 +25,13 @@ const LIMIT: Duration = Duration::from_secs(120);
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(4);
-    let trials = etcd::trials().into_iter().chain(consul::trials()).collect();
+    let trials = [
+        etcd::trials(),
+        consul::trials(),
+        zookeeper::trials(),
+        eureka::trials(),
+    ];
+    let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -76,16 +84,19 @@ async fn eventually(window: Duration, what: &str, mut ask: impl AsyncFnMut() -> 
     Ok(())
 }
 
-/// A paused server lets clients connect and says nothing; one that was killed does not, and both come back. `get` is a
-/// path that it answers.
-async fn fails_and_comes_back(server: &dyn Server, get: &str) -> Result {
-    ensure(answers(server, get).await, "it does not answer")?;
+/// A paused server lets clients connect and says nothing; one that was killed does not, and both come back. It answers
+/// `request`.
+async fn fails_and_comes_back(server: &dyn Server, request: &str) -> Result {
+    ensure(answers(server, request).await, "it does not answer")?;
     server.pause().await?;
     TcpStream::connect(server.address()).await?;
-    ensure(!answers(server, get).await, "it answers while it is paused")?;
+    ensure(
+        !answers(server, request).await,
+        "it answers while it is paused",
+    )?;
     server.resume().await?;
     eventually(Duration::from_secs(20), "an answer", async || {
-        answers(server, get).await
+        answers(server, request).await
     })
     .await?;
     for graceful in [false, true] {
@@ -97,16 +108,20 @@ async fn fails_and_comes_back(server: &dyn Server, get: &str) -> Result {
         ensure(refused, "it accepts connections after its end")?;
         ensure(server.pause().await.is_err(), "it is paused after its end")?;
         server.restart().await?;
-        ensure(answers(server, get).await, "it is ready and silent")?;
+        ensure(answers(server, request).await, "it is ready and silent")?;
     }
     ensure(!server.log().is_empty(), "it has no log")
 }
 
-/// Whether a plain HTTP request is answered within a second.
-async fn answers(server: &dyn Server, path: &str) -> bool {
+/// A plain HTTP request for this path.
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.0\r\n\r\n")
+}
+
+/// Whether a request is answered within a second.
+async fn answers(server: &dyn Server, request: &str) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(server.address()).await?;
-        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         stream.read_u8().await
     };

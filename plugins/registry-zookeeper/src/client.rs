@@ -120,9 +120,16 @@ pub(crate) async fn connect(
     session: Option<zk::SessionInfo>,
 ) -> Result<(Conn, Serving), Failure> {
     let deadline = Instant::now() + PATIENCE;
+    let mut login = Login::After;
     loop {
         let begin = Instant::now();
-        match attempt(config, session.clone(), deadline).await {
+        match attempt(config, session.clone(), login, deadline).await {
+            // A server may demand a login before all else: `enforce.auth.enabled`.
+            Err(Failure::Other(error))
+                if error.kind() == ErrorKind::Denied && login == Login::After =>
+            {
+                login = Login::Before;
+            }
             // Nobody refused: a server that is slow to answer gets all the time that there is.
             Err(Failure::NoHosts) if begin.elapsed() > SLOW && Instant::now() < deadline => {}
             result => return result,
@@ -130,10 +137,21 @@ pub(crate) async fn connect(
     }
 }
 
+/// When the login is sent.
+///
+/// Before: with the request for a session. A server that speaks TLS may answer the login first (seen with 3.8.0), which
+/// the library takes for a broken connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Login {
+    After,
+    Before,
+}
+
 /// Tries every server once.
 async fn attempt(
     config: &ZooKeeperConfig,
     session: Option<zk::SessionInfo>,
+    login: Login,
     deadline: Instant,
 ) -> Result<(Conn, Serving), Failure> {
     let mut connector = zk::Client::connector()
@@ -143,7 +161,8 @@ async fn attempt(
     if let Some(session) = session {
         connector = connector.with_session(session);
     }
-    if let Some(credentials) = config.credentials() {
+    let credentials = config.credentials();
+    if let (Some(credentials), Login::Before) = (&credentials, login) {
         connector = connector.with_auth("digest", credentials.expose_secret().as_bytes());
     }
     if let Some(options) = tls(config).map_err(Failure::Other)? {
@@ -176,6 +195,14 @@ async fn attempt(
         Err(_) => return Err(Failure::Other(error::late("connecting"))),
     };
     let serving = serving.ok_or_else(|| broken("the client library started no task"))?;
+    if let (Some(credentials), Login::After) = (&credentials, login) {
+        let shown = client.auth("digest", credentials.expose_secret().as_bytes());
+        match timeout_at(deadline, shown).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(Failure::Other(error::call("logging in", error))),
+            Err(_) => return Err(Failure::Other(error::late("logging in"))),
+        }
+    }
     let conn = Conn {
         session: client.session_id().0,
         ttl: client.session_timeout(),

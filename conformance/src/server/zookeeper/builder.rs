@@ -140,7 +140,7 @@ impl Member {
         let address = local(self.client);
         let server = LocalProcess::start_when(address, command, move || serves(address)).await?;
         if let Some((authority, address)) = &tls {
-            shakes_hands(authority, *address).await?;
+            serves_securely(authority, *address).await?;
         }
         Ok(ZooKeeper {
             data: Some(server.data()),
@@ -190,26 +190,36 @@ async fn secure(authority: &Authority, address: SocketAddr, scratch: &Directory)
     ))
 }
 
-/// Waits for the secure port, which comes after the plain one, and for a first handshake, which takes Java long.
-async fn shakes_hands(authority: &Authority, address: SocketAddr) -> Result<()> {
+/// Waits until the secure port serves: it comes after the plain one, and accepts connections before.
+async fn serves_securely(authority: &Authority, address: SocketAddr) -> Result<()> {
     let client = authority.client("operator").await?;
     until(READY, || async {
         let mut openssl = Command::new("openssl");
         openssl
-            .args(["s_client", "-connect", &address.to_string(), "-CAfile"])
+            .args([
+                "s_client",
+                "-quiet",
+                "-connect",
+                &address.to_string(),
+                "-CAfile",
+            ])
             .arg(authority.certificate())
             .arg("-cert")
             .arg(&client.certificate)
             .arg("-key")
             .arg(&client.key);
-        tool(openssl.into(), b"").await.map(drop)
+        mode(&tool(openssl.into(), b"srvr").await?)
     })
     .await
 }
 
 /// Whether it serves: it accepts connections before.
 async fn serves(address: SocketAddr) -> Result<()> {
-    match ask(address, "srvr").await?.contains("Mode:") {
+    mode(&ask(address, "srvr").await?)
+}
+
+fn mode(said: &str) -> Result<()> {
+    match said.contains("Mode:") {
         true => Ok(()),
         false => Err(Error::new(ErrorKind::Unavailable, "it does not serve yet")),
     }

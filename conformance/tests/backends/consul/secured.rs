@@ -25,6 +25,7 @@ impl Backend for SecuredBackend {
         Faults {
             access: true,
             rights: true,
+            distrust: true,
             ..Faults::NONE
         }
     }

@@ -26,6 +26,7 @@ impl Backend for SecuredBackend {
         Faults {
             access: true,
             rights: true,
+            distrust: true,
             ..Faults::NONE
         }
     }

@@ -36,6 +36,7 @@ impl Backend for SecuredBackend {
     }
 
     fn faults(&self) -> Faults {
+        // The client library says of every connection that fails that there is no host.
         Faults {
             access: true,
             rights: true,
