@@ -562,3 +562,72 @@ async fn a_drain_that_nobody_could_see_is_an_error() {
         ErrorKind::Unavailable
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_that_is_told_while_a_renewal_is_on_its_way_is_not_forgotten() {
+    let registry = Scripted::new();
+    let registrar = Registrar::new(registry.clone());
+    let wish = Registration::new(greeter("a")).unwrap().ttl(60 * SECOND);
+    let handle = registrar.register(wish).await.unwrap();
+    registry.delay(3 * SECOND);
+    let renewing = || async { (Scripted::count(&registry.renews) > 0).then_some(()) };
+    eventually(30 * SECOND, "a renewal", renewing).await;
+    // The answer that is on its way says that all is well.
+    registry.memory.forget(handle.key());
+    let back = || async { (lookup(&*registry, "greeter").await.len() == 1).then_some(()) };
+    eventually(10 * SECOND, "the registration to come back", back).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_given_a_handle_is_tried_for_as_long_as_it_is_held() {
+    let memory = Memory::new();
+    let owner = Registrar::new(Arc::new(memory.client()));
+    let owned = owner.register(greeter("a")).await.unwrap();
+    memory.set_outage(true);
+    let registrar = Registrar::new(Arc::new(memory.client()));
+    let handle = registrar.register(greeter("a")).await.unwrap();
+    memory.set_outage(false);
+    sleep(60 * SECOND).await;
+    let state = handle.state();
+    assert!(
+        matches!(&state, RegistrationState::Degraded { reason, .. } if reason.kind() == ErrorKind::Conflict),
+        "{state:?}"
+    );
+    owned.deregister().await.unwrap();
+    let registered = || async { is_registered(&handle.state()).then_some(()) };
+    eventually(60 * SECOND, "the registration", registered).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gave_up_waiting_for_an_id_leaves_nothing() {
+    let memory = Memory::new();
+    let owner = Registrar::new(Arc::new(memory.client()));
+    let owned = owner.register(greeter("a")).await.unwrap();
+    let registry = Scripted::over(memory.client());
+    let registrar = Registrar::new(registry.clone());
+    let waiting = timeout(2 * SECOND, registrar.register(greeter("a"))).await;
+    assert!(waiting.is_err(), "{waiting:?}");
+    sleep(5 * SECOND).await;
+    let tries = Scripted::count(&registry.registers);
+    owned.deregister().await.unwrap();
+    sleep(20 * SECOND).await;
+    assert_eq!(Scripted::count(&registry.registers), tries);
+    assert!(lookup(&memory, "greeter").await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn very_many_are_renewed_in_several_calls() {
+    let registry = Scripted::new();
+    let registrar = Registrar::new(registry.clone());
+    let mut handles = Vec::new();
+    for i in 0..600 {
+        handles.push(registrar.register(greeter(&i.to_string())).await.unwrap());
+    }
+    sleep(60 * SECOND).await;
+    let calls = Scripted::count(&registry.renews);
+    assert!(
+        (36..=120).contains(&calls),
+        "{calls} calls for 600 in 12 periods"
+    );
+    assert!(handles.iter().all(|handle| is_registered(&handle.state())));
+}

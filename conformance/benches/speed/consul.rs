@@ -122,6 +122,7 @@ async fn read(base: &str, url: &str, effort: Effort) -> Result<(), Failure> {
         if Instant::now() > deadline {
             return Err("the catalog does not have them all within 30 s".into());
         }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let (mut ours, mut theirs) = (Times::default(), Times::default());
     for _ in 0..effort.reads {

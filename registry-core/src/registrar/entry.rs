@@ -17,6 +17,8 @@ use crate::time::NEVER;
 
 /// Two renewals are at least this far apart, however short a TTL was granted.
 const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
+/// Time between two tries to take an id whose owner may be dead.
+const DISPUTE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is known of one registration. What has to be done for it follows from this.
 pub(super) struct Entry {
@@ -42,8 +44,12 @@ pub(super) struct Entry {
     pub(super) waiting: Vec<Waiting>,
     /// Who wants this key next, once this registration is gone.
     pub(super) successor: Option<Request>,
-    /// Until here an id that somebody else holds is tried again.
-    pub(super) patience: Instant,
+    /// When who asked for it does not wait any more.
+    until: Instant,
+    /// How long an id that somebody else holds is tried again.
+    patience: Duration,
+    /// When somebody else was first found to hold the id.
+    disputed: Option<Instant>,
 }
 
 /// A caller, and what it waits to see published.
@@ -71,7 +77,12 @@ impl Caller {
 }
 
 impl Entry {
-    pub(super) fn new(serial: u64, desired: Arc<Registration>, patience: Instant) -> Self {
+    pub(super) fn new(
+        serial: u64,
+        desired: Arc<Registration>,
+        until: Instant,
+        patience: Duration,
+    ) -> Self {
         let now = Instant::now();
         let reason = Error::new(ErrorKind::Unavailable, "not registered yet")
             .with("instance", desired.key());
@@ -88,7 +99,9 @@ impl Entry {
             state: watch::Sender::new(RegistrationState::Degraded { since: now, reason }),
             waiting: Vec::new(),
             successor: None,
+            until,
             patience,
+            disputed: None,
         }
     }
 
@@ -107,12 +120,13 @@ impl Entry {
     }
 
     /// The registry confirmed the registration: the next renewal is due after a third of the TTL, less a tenth at
-    /// random, so that many registrants do not beat together.
+    /// random, so that many registrants do not beat together. It is due at once where a loss was reported meanwhile.
     pub(super) fn confirm(
         &mut self,
         registered: Registered,
         published: Arc<Registration>,
         verify: Duration,
+        lost: bool,
     ) {
         let now = Instant::now();
         let period = registered
@@ -120,7 +134,10 @@ impl Entry {
             .map_or(verify, |ttl| ttl / 3)
             .clamp(SHORTEST_PERIOD, NEVER);
         self.confirmed = now;
-        self.due = now + period.mul_f64(1.0 - fastrand::f64() / 10.0);
+        self.due = match lost {
+            true => now,
+            false => now + period.mul_f64(1.0 - fastrand::f64() / 10.0),
+        };
         self.backoff.reset();
         self.accepted = Some(published.clone());
         self.held = Some(Held::new(published, registered));
@@ -148,7 +165,24 @@ impl Entry {
         if let Some(reason) = reason {
             self.degrade(Instant::now(), reason);
         }
-        self.answer(None, &Ok(()));
+        self.answer_away();
+    }
+
+    /// Those who wait need not do so until the registry is back, unless it said that somebody else holds the id: then
+    /// it is not known yet whether they will get it.
+    pub(super) fn answer_away(&mut self) {
+        let ends = self.disputed.map(|since| since + self.patience);
+        if ends.is_none_or(|end| end <= Instant::now()) {
+            self.answer(None, &Ok(()));
+        }
+    }
+
+    /// Somebody else holds the id: when to try again, while its owner may be dead and somebody waits.
+    pub(super) fn dispute(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let end = *self.disputed.get_or_insert(now) + self.patience;
+        let again = now + DISPUTE_PAUSE;
+        (now < end && again < self.until).then(|| again.min(end))
     }
 
     /// It cannot be said any more that the registry has it.
@@ -210,6 +244,12 @@ impl Entry {
         self.due = Instant::now();
         self.leaving.get_or_insert_default().extend(reply);
         self.answer(None, &Err(closed("the registration was taken back")));
+    }
+
+    /// Whether somebody waits for the answer to the registration.
+    pub(super) fn is_asked_for(&self) -> bool {
+        let mut callers = self.waiting.iter().map(|waiting| &waiting.caller);
+        callers.any(|caller| matches!(caller, Caller::Register(..)))
     }
 
     /// Whether nobody holds its handle, or ever will: its caller gave up while the first attempt was on its way.

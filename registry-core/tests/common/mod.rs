@@ -59,6 +59,8 @@ struct Script {
     stutter: bool,
     /// Calls about this service, or this instance, hang or panic.
     spoilt: Option<(String, bool)>,
+    /// The answers to renewals are on their way for so long.
+    delay: Duration,
 }
 
 impl Scripted {
@@ -101,6 +103,10 @@ impl Scripted {
             assert!(!panics, "as the script says");
             std::future::pending::<()>().await;
         }
+    }
+
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.script.lock().unwrap().delay = delay;
     }
 
     pub(crate) fn stutter(&self) {
@@ -147,7 +153,10 @@ impl Registry for Scripted {
     async fn renew(&self, held: &[Held]) -> Vec<Result<Renewal>> {
         self.renews.fetch_add(1, Ordering::Relaxed);
         self.call().await;
-        self.memory.renew(held).await
+        let answers = self.memory.renew(held).await;
+        let delay = self.script.lock().unwrap().delay;
+        sleep(delay).await;
+        answers
     }
 
     async fn lost(&self) {

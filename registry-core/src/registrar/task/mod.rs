@@ -25,6 +25,12 @@ use crate::time::{NEVER, after, caught, within};
 const CONCURRENT: usize = 128;
 /// Shortest time between two reports of loss by the plugin that are acted upon.
 const LOSS_PAUSE: Duration = Duration::from_secs(1);
+/// Most renewals in one call, whose time is limited as that of any other.
+const RENEWED_AT_ONCE: usize = 256;
+/// What is added to the window of a dead owner: registries round TTLs up.
+const ROUNDING: Duration = Duration::from_secs(2);
+/// The longest time that a dead owner is waited for, however long its TTL may be.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) type Edit = Box<dyn FnOnce(InstanceBuilder) -> InstanceBuilder + Send>;
 
@@ -61,10 +67,14 @@ pub(super) enum Command {
 
 /// How a call to the registry ended.
 enum Done {
-    Registered(InstanceKey, Arc<Registration>, Result<Registered>),
+    Registered(InstanceKey, Arc<Registration>, Result<Registered>, Losses),
     Deregistered(InstanceKey, Result<()>),
-    Renewed(Vec<Held>, Vec<Result<Renewal>>),
+    Renewed(Vec<Held>, Vec<Result<Renewal>>, Losses),
 }
+
+/// How many reports of loss had come when a call began: what it says is older than those that came since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Losses(u64);
 
 pub(super) struct Task {
     registry: Arc<dyn Registry>,
@@ -78,6 +88,7 @@ pub(super) struct Task {
     away: Option<Error>,
     running: JoinSet<Done>,
     renewing: bool,
+    losses: Losses,
     listen_after: Instant,
     closing: Option<(Instant, Vec<oneshot::Sender<Result<()>>>)>,
 }
@@ -98,6 +109,7 @@ impl Task {
             away: None,
             running: JoinSet::new(),
             renewing: false,
+            losses: Losses::default(),
             listen_after: Instant::now(),
             closing: None,
         }
@@ -216,8 +228,8 @@ impl Task {
             until,
             reply,
         } = request;
-        let patience = until.min(after(dead_owner(&capability, &registration)));
-        let mut entry = Entry::new(self.serial, registration, patience);
+        let patience = dead_owner(&capability, &registration);
+        let mut entry = Entry::new(self.serial, registration, until, patience);
         let visible = capability.windows.visible;
         let handle = RegistrationHandle::new(
             key.clone(),
@@ -309,7 +321,11 @@ impl Task {
                 return Err(later);
             }
         };
+        if entry.is_abandoned() {
+            entry.leave(None);
+        }
         entry.busy = true;
+        let losses = self.losses;
         let (registry, limit) = (self.registry.clone(), self.config.attempt_timeout);
         if entry.leaving.is_some() {
             self.running.spawn(async move {
@@ -322,28 +338,33 @@ impl Task {
             self.running.spawn(async move {
                 let result = within(limit, registry.register(&desired)).await;
                 pass.settle(&result);
-                Done::Registered(key, desired, result)
+                Done::Registered(key, desired, result, losses)
             });
         }
         Ok(())
     }
 
-    /// Renews what is due and what will be soon, in one call.
+    /// Renews what is due and what will be soon, in one call; of very many those that are due first.
     fn start_renewal(&mut self, now: Instant, pass: Pass) {
         let soon = |held: &Held| held.registered.ttl.unwrap_or(self.config.verify_interval) / 12;
-        let held: Vec<_> = self
+        let mut due: Vec<_> = self
             .entries
             .values()
             .filter(|entry| !entry.busy && entry.leaving.is_none() && entry.is_published())
             .filter_map(|entry| {
-                entry
-                    .held
-                    .as_ref()
-                    .filter(|held| entry.due <= now + soon(held))
+                let held = entry.held.as_ref();
+                let held = held.filter(|held| entry.due <= now + soon(held))?;
+                Some((entry.due, held))
             })
-            .cloned()
+            .collect();
+        due.sort_unstable_by_key(|(due, _)| *due);
+        let held: Vec<_> = due
+            .into_iter()
+            .take(RENEWED_AT_ONCE)
+            .map(|(_, held)| held.clone())
             .collect();
         self.renewing = true;
+        let losses = self.losses;
         let (registry, limit) = (self.registry.clone(), self.config.attempt_timeout);
         self.running.spawn(async move {
             let results = match within(limit, async { Ok(registry.renew(&held).await) }).await {
@@ -361,7 +382,7 @@ impl Task {
             if let Some(result) = answered {
                 pass.settle(result);
             }
-            Done::Renewed(held, results)
+            Done::Renewed(held, results, losses)
         });
     }
 
@@ -374,6 +395,7 @@ impl Task {
             return;
         }
         self.listen_after = now + LOSS_PAUSE;
+        self.losses.0 += 1;
         for entry in self.entries.values_mut() {
             entry.due = entry.due.min(now);
         }
@@ -391,9 +413,17 @@ async fn lost(registry: &dyn Registry) -> Result<()> {
 /// How long a registry may take somebody for the owner of an id who is dead, such as this program before a restart.
 fn dead_owner(capability: &Capability, registration: &Registration) -> Duration {
     let lapses = capability.conflicts && capability.ttl != TtlScope::Fixed;
-    let window = capability.windows.crash.filter(|_| lapses);
-    let ttl = registration.ttl.max(capability.default_ttl);
-    window.map(|window| window.at(ttl)).unwrap_or_default()
+    let Some(window) = capability.windows.crash.filter(|_| lapses) else {
+        return Duration::ZERO;
+    };
+    let ttl = match capability.ttl {
+        TtlScope::Registration => registration.ttl.max(capability.default_ttl),
+        _ => capability.default_ttl,
+    };
+    window
+        .at(ttl)
+        .saturating_add(ROUNDING)
+        .min(LONGEST_PATIENCE)
 }
 
 pub(super) fn closed(what: &str) -> Error {

@@ -1,25 +1,23 @@
 //! What became of the calls to the registry.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Done, Task, closed};
+use super::{Done, Losses, Task, closed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::InstanceKey;
 use crate::registrar::RegistrationState;
 use crate::registration::{Held, Registered, Registration, Renewal};
 
-/// Time between two tries to take an id whose owner may be dead.
-const CONFLICT_PAUSE: Duration = Duration::from_secs(1);
-
 impl Task {
     pub(super) fn note(&mut self, done: Done) {
         match done {
-            Done::Registered(key, published, result) => self.registered(key, published, result),
+            Done::Registered(key, published, result, losses) => {
+                self.registered(key, published, result, losses);
+            }
             Done::Deregistered(key, result) => self.deregistered(key, result),
-            Done::Renewed(held, results) => self.renewed(held, results),
+            Done::Renewed(held, results, losses) => self.renewed(held, results, losses),
         }
     }
 
@@ -28,7 +26,10 @@ impl Task {
         key: InstanceKey,
         published: Arc<Registration>,
         result: Result<Registered>,
+        losses: Losses,
     ) {
+        let verify = self.config.verify_interval;
+        let lost = losses != self.losses;
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
@@ -42,7 +43,7 @@ impl Task {
         }
         match result {
             Ok(registered) => {
-                entry.confirm(registered, published.clone(), self.config.verify_interval);
+                entry.confirm(registered, published.clone(), verify, lost);
                 entry.answer(Some(&published), &Ok(()));
             }
             Err(error) => self.register_failed(&key, &published, &error),
@@ -100,7 +101,7 @@ impl Task {
         if error.is_temporary() {
             entry.degrade(Instant::now(), error);
             entry.retry_later(error);
-            entry.answer(None, &Ok(()));
+            entry.answer_away();
             return self.note_away(error);
         }
         if !Arc::ptr_eq(attempted, &entry.desired) {
@@ -109,13 +110,18 @@ impl Task {
             return entry.due = Instant::now();
         }
         let Some(accepted) = entry.accepted.clone() else {
-            let again = Instant::now() + CONFLICT_PAUSE;
-            if error.kind() == ErrorKind::Conflict && again < entry.patience {
+            entry.degrade(Instant::now(), error);
+            if error.kind() == ErrorKind::Conflict
+                && let Some(again) = entry.dispute()
+            {
                 // Its owner may be dead, and the registry may not know it yet.
-                entry.degrade(Instant::now(), error);
                 return entry.due = again;
             }
-            return self.refuse(key, error);
+            if entry.is_asked_for() {
+                return self.refuse(key, error);
+            }
+            // Somebody has its handle, and was told that it is tried.
+            return entry.retry_later(error);
         };
         if Arc::ptr_eq(&accepted, attempted) {
             entry.degrade(Instant::now(), error);
@@ -139,8 +145,9 @@ impl Task {
         entry.answer(None, &Err(error.clone()));
     }
 
-    fn renewed(&mut self, held: Vec<Held>, results: Vec<Result<Renewal>>) {
+    fn renewed(&mut self, held: Vec<Held>, results: Vec<Result<Renewal>>, losses: Losses) {
         self.renewing = false;
+        let lost = losses != self.losses;
         let mut away = None;
         for (held, result) in held.into_iter().zip(results) {
             let Some(entry) = self.entries.get_mut(&held.registered.key) else {
@@ -157,7 +164,8 @@ impl Task {
             }
             match result {
                 Ok(Renewal::Held(registered)) => {
-                    entry.confirm(registered, held.registration, self.config.verify_interval)
+                    let verify = self.config.verify_interval;
+                    entry.confirm(registered, held.registration, verify, lost);
                 }
                 Ok(Renewal::Unknown) => {
                     let why = "the registry forgot the registration; it is being registered again";
