@@ -111,11 +111,8 @@ impl fmt::Display for PickError {
 
 impl fmt::Debug for PickError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PickError")
-            .field("kind", &self.kind)
-            .field("service", &self.scene.service)
-            .field("left_out", &self.scene.left_out)
-            .finish_non_exhaustive()
+        // What `main` prints of an error.
+        write!(f, "{self}")
     }
 }
 

@@ -12,6 +12,9 @@ use crate::time::NEVER;
 /// What goes within this time goes together.
 const TOGETHER: Duration = Duration::from_secs(5);
 
+/// What a registrar may need beyond the backend's window after an outage: its longest pause, and an attempt that hangs.
+const RETURN: Duration = Duration::from_secs(10);
+
 /// When the disappearance of instances is doubted.
 ///
 /// A registry that restarted without its data answers correctly and wrongly at once: everybody is gone, and
@@ -25,8 +28,9 @@ pub struct GuardPolicy {
     /// How long after the first good read that follows a fault. Default 30 s.
     pub armed: Duration,
     /// How long what is gone must stay gone to be believed; `None` takes the window within which the backend's
-    /// registrants with its default TTL come back, [`Windows::reregister`](crate::Windows), or where the server cannot forget them the
-    /// time that a new watch needs to see all. Set it where registrants wish for longer TTLs. Default `None`.
+    /// registrants with its default TTL come back, [`Windows::reregister`](crate::Windows), and the 10 s that they may need until they
+    /// try again after an outage; or where the server cannot forget them the time that a new watch needs to see all. Set
+    /// it where registrants wish for longer TTLs. Default `None`.
     pub hold: Option<Duration>,
 }
 
@@ -99,7 +103,7 @@ impl Guard {
         let window = windows
             .reregister
             .map_or(windows.settle.saturating_add(windows.visible), |window| {
-                window.at(capability.default_ttl)
+                window.at(capability.default_ttl).saturating_add(RETURN)
             });
         Self {
             policy,
@@ -198,11 +202,12 @@ mod tests {
     use super::*;
     use crate::capability::Window;
 
-    const HOLD: Duration = Duration::from_secs(10);
+    const WINDOW: Duration = Duration::from_secs(10);
+    const HOLD: Duration = Duration::from_secs(20);
 
     fn guard(always: bool) -> Guard {
         let mut capability = Capability::new();
-        capability.windows.reregister = Some(Window::fixed(HOLD));
+        capability.windows.reregister = Some(Window::fixed(WINDOW));
         capability.faults_visible = !always;
         Guard::new(GuardPolicy::default(), &capability)
     }
