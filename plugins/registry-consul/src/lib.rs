@@ -78,6 +78,12 @@
 //! tags `version=` and `zone=` are its version and zone; `Meta`, other tags `KEY=VALUE` and plain tags are its metadata. One
 //! without a port is skipped, see [`Consul::skipped`].
 //!
+//! # Reads
+//!
+//! Reads are [consistent](https://developer.hashicorp.com/consul/api-docs/features/consistency): the leader asks a majority of
+//! the servers first, one round trip among them. A server that starts again is leader before it has read all of its log, and
+//! by default answers with that older state. With `stale` every server answers at once with what it has, which may be old.
+//!
 //! # Watches
 //!
 //! Watches of one service share a blocking query. Over plain HTTP each takes a connection, so that services beyond

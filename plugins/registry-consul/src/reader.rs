@@ -241,11 +241,11 @@ impl Reader {
         self.client.wait(path, &query, limit).await
     }
 
+    /// Without `consistent` a leader that has just started answers from the log that it still replays.
     fn query<'a>(&self, datacenter: &'a Datacenter) -> Vec<(&'static str, &'a str)> {
         let mut query = dc(datacenter);
-        if self.stale {
-            query.push(("stale", ""));
-        }
+        let mode = if self.stale { "stale" } else { "consistent" };
+        query.push((mode, ""));
         query
     }
 
@@ -301,7 +301,8 @@ impl Reader {
             return Err(hidden());
         };
         // A cluster has nodes: who sees none may see none.
-        let nodes = self.client.read("catalog/nodes", &dc(datacenter)).await?;
+        let query = self.query(datacenter);
+        let nodes = self.client.read("catalog/nodes", &query).await?;
         if nodes.is_empty() {
             return Err(hidden());
         }
@@ -332,4 +333,23 @@ fn forward(index: u64, reply: &Reply) -> Result<u64> {
         return Err(Error::new(ErrorKind::Lost, why));
     }
     Ok(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(config: &ConsulConfig) -> Reader {
+        Reader::new(Arc::new(Client::new(config).unwrap()), config)
+    }
+
+    #[test]
+    fn a_read_is_consistent_unless_a_stale_one_is_asked_for() {
+        let datacenter = Some("dc2".try_into().unwrap());
+        for (stale, mode) in [(false, "consistent"), (true, "stale")] {
+            let reader = reader(&ConsulConfig::default().stale(stale));
+            let query = reader.query(&datacenter);
+            assert_eq!(query, [("dc", "dc2"), (mode, "")]);
+        }
+    }
 }
