@@ -83,6 +83,7 @@
 //! Reads are [consistent](https://developer.hashicorp.com/consul/api-docs/features/consistency): the leader asks a majority of
 //! the servers first, one round trip among them. A server that starts again is leader before it has read all of its log, and
 //! by default answers with that older state. With `stale` every server answers at once with what it has, which may be old.
+//! An answer of more than 128 MiB is refused.
 //!
 //! # Watches
 //!
