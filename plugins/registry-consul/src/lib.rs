@@ -51,7 +51,7 @@
 //!
 //! # Life and checks
 //!
-//! Every registration has a TTL check `ID:ttl`, by default of 15 s, which [`renew`] passes: one request for each, over at most
+//! Every registration has a TTL check `ID:ttl`, by default of 15 s and at least of 1 s, which [`renew`] passes: one request for each, over at most
 //! 12 connections, and one look at the catalog for all, since an agent takes heartbeats also of what the servers have lost. A
 //! hundred registrations cost 1212 requests a minute at that TTL, most of them answered by the agent alone. A process that dies
 //! turns critical after the TTL, which is [`Status::Down`], and the agent removes it 60 to 90 s later.
