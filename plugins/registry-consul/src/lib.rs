@@ -51,10 +51,10 @@
 //!
 //! # Life and checks
 //!
-//! Every registration has a TTL check `ID:ttl`, by default of 15 s and at least of 1 s, which [`renew`] passes: one request for each, over at most
-//! 12 connections, and one look at the catalog for all, since an agent takes heartbeats also of what the servers have lost. A
-//! hundred registrations cost 1212 requests a minute at that TTL, most of them answered by the agent alone. A process that dies
-//! turns critical after the TTL, which is [`Status::Down`], and the agent removes it 60 to 90 s later.
+//! Every registration has a TTL check `ID:ttl`, by default of 15 s and at least of 1 s, which [`renew`] passes: one request for
+//! each, over at most 12 connections, and one look at the catalog for all, since an agent takes heartbeats also of what the
+//! servers have lost. A hundred registrations of 15 s cost 1212 requests a minute, most of them answered by the agent alone. A
+//! process that dies turns critical after the TTL, which is [`Status::Down`], and the agent removes it 60 to 90 s later.
 //!
 //! [`HealthCheck`]s are checks of Consul beside it, `ID:http:0` and so on, passing until they have run for the first time.
 //! Their intervals are at least 1 s, and `remove_after` is at least a minute. A command needs `enable_script_checks` at the

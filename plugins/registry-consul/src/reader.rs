@@ -5,13 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use registry_core::{
-    Error, ErrorKind, Instance, InstanceKey, Label, ReadOptions, Result, ServiceName,
-};
+use registry_core::{Error, ErrorKind, Instance, Label, ReadOptions, Result, ServiceName};
 use serde::Deserialize;
 
 use crate::client::{Client, segment};
-use crate::codec;
+use crate::codec::{self, Place};
 use crate::config::ConsulConfig;
 use crate::reply::Reply;
 
@@ -66,21 +64,24 @@ pub(crate) struct Found<T> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Service {
     pub(crate) instances: Vec<Arc<Instance>>,
-    modified: HashMap<InstanceKey, u64>,
+    /// By record, not by instance: of an instance at two nodes the older record stays when the newer one goes.
+    modified: HashMap<Place, u64>,
 }
 
 impl Service {
     /// Refuses to follow a state in which a record is older than it was: the servers were set back. Their index alone
     /// does not tell, for it has moved on by the next write.
     pub(crate) fn follows(&self, before: &Self) -> Result<()> {
-        for (key, index) in &self.modified {
+        for (place, index) in &self.modified {
             if before
                 .modified
-                .get(key)
+                .get(place)
                 .is_some_and(|before| before > index)
             {
                 let why = "the catalog went back to an older record";
-                return Err(Error::new(ErrorKind::Lost, why).with("instance", key));
+                let (node, id) = place;
+                let error = Error::new(ErrorKind::Lost, why);
+                return Err(error.with("node", node).with("id", id));
             }
         }
         Ok(())
@@ -337,6 +338,8 @@ fn forward(index: u64, reply: &Reply) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn reader(config: &ConsulConfig) -> Reader {
@@ -350,6 +353,37 @@ mod tests {
             let reader = reader(&ConsulConfig::default().stale(stale));
             let query = reader.query(&datacenter);
             assert_eq!(query, [("dc", "dc2"), (mode, "")]);
+        }
+    }
+
+    #[test]
+    fn a_record_of_one_node_that_gets_older_is_a_way_back_and_one_that_goes_is_not() {
+        let service = |records: &[(&str, u64)]| {
+            let entries = records.iter().map(|(node, index)| {
+                let meta = json!({ "registry-id": "a", "registry-owner": "x" });
+                let record = json!({
+                    "ID": "web:a", "Service": "web", "Address": "10.0.0.1", "Port": 80,
+                    "Meta": meta, "ModifyIndex": index,
+                });
+                json!({ "Node": { "Node": node }, "Service": record })
+            });
+            let entries = serde_json::from_value(entries.collect()).unwrap();
+            let decoded = codec::decode(&"web".try_into().unwrap(), entries);
+            assert_eq!(decoded.instances.len(), 1);
+            let modified = decoded.modified;
+            let instances = Vec::new();
+            Service {
+                instances,
+                modified,
+            }
+        };
+        let before = service(&[("n1", 5), ("n2", 9)]);
+        for after in [[("n1", 5)], [("n2", 9)], [("n2", 10)], [("n3", 1)]] {
+            service(&after).follows(&before).unwrap();
+        }
+        for after in [[("n1", 4)], [("n2", 8)]] {
+            let error = service(&after).follows(&before).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Lost);
         }
     }
 }
