@@ -47,7 +47,10 @@
 //!
 //! `Meta` also has `registry-owner`, which tells the process, and `registry-revision`, which counts what it published.
 //! `format=go-micro` puts the tags `t-`, `e-` and `v-` before these. A record may have 2 MiB in all. Consul's DNS does not find
-//! names with a dot.
+//! names with a dot. The name `consul` is refused with `Invalid`: its servers have it, and [`services`] and a watch of all leave it
+//! out.
+//!
+//! [`services`]: registry_core::Registry::services
 //!
 //! # Life and checks
 //!

@@ -22,8 +22,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(21_250);
 /// How many unreadable records are remembered, so that each is logged once.
 const REMEMBERED: usize = 1000;
 
-/// The service that every server of Consul registers for itself.
-const CONSUL: &str = "consul";
+/// The service that every server of Consul registers for itself. It is not listed, and takes no others.
+pub(crate) const CONSUL: &str = "consul";
 
 /// A filter that no service passes: only the index is of interest.
 const NO_SERVICE: &str = "ServiceName == \"\"";

@@ -16,6 +16,7 @@ use crate::checks;
 use crate::client::{Client, segment};
 use crate::codec::{self, Known, META_OWNER, META_REVISION, Record, service_id};
 use crate::config::ConsulConfig;
+use crate::reader::CONSUL;
 use crate::registry::{DEFAULT_TTL, SHORTEST_TTL};
 
 /// The agent takes a registration at once and brings it to the catalog then; for so long its absence there says nothing.
@@ -74,6 +75,11 @@ impl Writer {
 
     /// Refuses what the agent would refuse.
     pub(crate) fn prepare(&self, registration: &Registration) -> Result<Prepared> {
+        let key = registration.key();
+        if key.service.as_str() == CONSUL {
+            let why = "the servers of Consul have this name themselves; choose another one";
+            return Err(Error::new(ErrorKind::Invalid, why).with("instance", key));
+        }
         let ttl = registration.ttl.unwrap_or(DEFAULT_TTL).max(SHORTEST_TTL);
         // Consul is told whole milliseconds.
         let ttl = Duration::from_millis(
@@ -81,7 +87,7 @@ impl Writer {
         );
         let mut prepared = Prepared {
             registration: registration.clone(),
-            service_id: service_id(&registration.key()),
+            service_id: service_id(&key),
             ttl,
             content: 0,
         };
@@ -457,5 +463,12 @@ mod tests {
             let prepared = prepared("web", Duration::from_micros(wish)).unwrap();
             assert_eq!(prepared.ttl, Duration::from_micros(grant));
         }
+    }
+
+    #[test]
+    fn the_name_of_the_servers_themselves_is_refused() {
+        let error = prepared(CONSUL, DEFAULT_TTL).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        prepared("consul-web", DEFAULT_TTL).unwrap();
     }
 }
