@@ -223,7 +223,8 @@ impl Client {
                 self.back.notify_one();
             }
         }
-        answer.map_err(|error| self.failed(base, path, error, limit))
+        let answer = answer.map_err(|error| self.failed(base, path, error, limit))?;
+        answer.map_err(|error| error.with("request", path))
     }
 
     fn failed(&self, base: &str, path: &str, error: reqwest::Error, limit: Duration) -> Error {

@@ -285,6 +285,8 @@ async fn follow(
             let next = reader.next(datacenter, service, index, had).await?;
             let Some(next) = next else {
                 fanout.confirm();
+                // It may have come at once, from something that does not wait.
+                sleep(IDLE_PACE).await;
                 continue;
             };
             next.value.follows(&last)?;

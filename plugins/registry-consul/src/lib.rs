@@ -47,14 +47,17 @@
 //!
 //! `Meta` also has `registry-owner`, which tells the process, and `registry-revision`, which counts what it published.
 //! `format=go-micro` puts the tags `t-`, `e-` and `v-` before these. A record may have 2 MiB in all. Consul's DNS does not find
-//! names with a dot.
+//! names with a dot. The name `consul` is refused with `Invalid`: its servers have it, and [`services`] and a watch of all leave it
+//! out.
+//!
+//! [`services`]: registry_core::Registry::services
 //!
 //! # Life and checks
 //!
-//! Every registration has a TTL check `ID:ttl`, by default of 15 s, which [`renew`] passes: one request for each, over at most
-//! 12 connections, and one look at the catalog for all, since an agent takes heartbeats also of what the servers have lost. A
-//! hundred registrations cost 1212 requests a minute at that TTL, most of them answered by the agent alone. A process that dies
-//! turns critical after the TTL, which is [`Status::Down`], and the agent removes it 60 to 90 s later.
+//! Every registration has a TTL check `ID:ttl`, by default of 15 s and at least of 1 s, which [`renew`] passes: one request for
+//! each, over at most 12 connections, and one look at the catalog for all, since an agent takes heartbeats also of what the
+//! servers have lost. A hundred registrations of 15 s cost 1212 requests a minute, most of them answered by the agent alone. A
+//! process that dies turns critical after the TTL, which is [`Status::Down`], and the agent removes it 60 to 90 s later.
 //!
 //! [`HealthCheck`]s are checks of Consul beside it, `ID:http:0` and so on, passing until they have run for the first time.
 //! Their intervals are at least 1 s, and `remove_after` is at least a minute. A command needs `enable_script_checks` at the
@@ -77,6 +80,13 @@
 //! are unique per agent only; what an instance id cannot hold is percent-encoded, and one that is too long ends with a hash. Its
 //! tags `version=` and `zone=` are its version and zone; `Meta`, other tags `KEY=VALUE` and plain tags are its metadata. One
 //! without a port is skipped, see [`Consul::skipped`].
+//!
+//! # Reads
+//!
+//! Reads are [consistent](https://developer.hashicorp.com/consul/api-docs/features/consistency): the leader asks a majority of
+//! the servers first, one round trip among them. A server that starts again is leader before it has read all of its log, and
+//! by default answers with that older state. With `stale` every server answers at once with what it has, which may be old.
+//! An answer of more than 128 MiB is refused.
 //!
 //! # Watches
 //!

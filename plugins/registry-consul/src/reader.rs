@@ -5,13 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use registry_core::{
-    Error, ErrorKind, Instance, InstanceKey, Label, ReadOptions, Result, ServiceName,
-};
+use registry_core::{Error, ErrorKind, Instance, Label, ReadOptions, Result, ServiceName};
 use serde::Deserialize;
 
 use crate::client::{Client, segment};
-use crate::codec;
+use crate::codec::{self, Place};
 use crate::config::ConsulConfig;
 use crate::reply::Reply;
 
@@ -24,8 +22,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(21_250);
 /// How many unreadable records are remembered, so that each is logged once.
 const REMEMBERED: usize = 1000;
 
-/// The service that every server of Consul registers for itself.
-const CONSUL: &str = "consul";
+/// The service that every server of Consul registers for itself. It is not listed, and takes no others.
+pub(crate) const CONSUL: &str = "consul";
 
 /// A filter that no service passes: only the index is of interest.
 const NO_SERVICE: &str = "ServiceName == \"\"";
@@ -66,21 +64,24 @@ pub(crate) struct Found<T> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Service {
     pub(crate) instances: Vec<Arc<Instance>>,
-    modified: HashMap<InstanceKey, u64>,
+    /// By record, not by instance: of an instance at two nodes the older record stays when the newer one goes.
+    modified: HashMap<Place, u64>,
 }
 
 impl Service {
     /// Refuses to follow a state in which a record is older than it was: the servers were set back. Their index alone
     /// does not tell, for it has moved on by the next write.
     pub(crate) fn follows(&self, before: &Self) -> Result<()> {
-        for (key, index) in &self.modified {
+        for (place, index) in &self.modified {
             if before
                 .modified
-                .get(key)
+                .get(place)
                 .is_some_and(|before| before > index)
             {
                 let why = "the catalog went back to an older record";
-                return Err(Error::new(ErrorKind::Lost, why).with("instance", key));
+                let (node, id) = place;
+                let error = Error::new(ErrorKind::Lost, why);
+                return Err(error.with("node", node).with("id", id));
             }
         }
         Ok(())
@@ -241,11 +242,11 @@ impl Reader {
         self.client.wait(path, &query, limit).await
     }
 
+    /// Without `consistent` a leader that has just started answers from the log that it still replays.
     fn query<'a>(&self, datacenter: &'a Datacenter) -> Vec<(&'static str, &'a str)> {
         let mut query = dc(datacenter);
-        if self.stale {
-            query.push(("stale", ""));
-        }
+        let mode = if self.stale { "stale" } else { "consistent" };
+        query.push((mode, ""));
         query
     }
 
@@ -301,7 +302,8 @@ impl Reader {
             return Err(hidden());
         };
         // A cluster has nodes: who sees none may see none.
-        let nodes = self.client.read("catalog/nodes", &dc(datacenter)).await?;
+        let query = self.query(datacenter);
+        let nodes = self.client.read("catalog/nodes", &query).await?;
         if nodes.is_empty() {
             return Err(hidden());
         }
@@ -332,4 +334,56 @@ fn forward(index: u64, reply: &Reply) -> Result<u64> {
         return Err(Error::new(ErrorKind::Lost, why));
     }
     Ok(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn reader(config: &ConsulConfig) -> Reader {
+        Reader::new(Arc::new(Client::new(config).unwrap()), config)
+    }
+
+    #[test]
+    fn a_read_is_consistent_unless_a_stale_one_is_asked_for() {
+        let datacenter = Some("dc2".try_into().unwrap());
+        for (stale, mode) in [(false, "consistent"), (true, "stale")] {
+            let reader = reader(&ConsulConfig::default().stale(stale));
+            let query = reader.query(&datacenter);
+            assert_eq!(query, [("dc", "dc2"), (mode, "")]);
+        }
+    }
+
+    #[test]
+    fn a_record_of_one_node_that_gets_older_is_a_way_back_and_one_that_goes_is_not() {
+        let service = |records: &[(&str, u64)]| {
+            let entries = records.iter().map(|(node, index)| {
+                let meta = json!({ "registry-id": "a", "registry-owner": "x" });
+                let record = json!({
+                    "ID": "web:a", "Service": "web", "Address": "10.0.0.1", "Port": 80,
+                    "Meta": meta, "ModifyIndex": index,
+                });
+                json!({ "Node": { "Node": node }, "Service": record })
+            });
+            let entries = serde_json::from_value(entries.collect()).unwrap();
+            let decoded = codec::decode(&"web".try_into().unwrap(), entries);
+            assert_eq!(decoded.instances.len(), 1);
+            let modified = decoded.modified;
+            let instances = Vec::new();
+            Service {
+                instances,
+                modified,
+            }
+        };
+        let before = service(&[("n1", 5), ("n2", 9)]);
+        for after in [[("n1", 5)], [("n2", 9)], [("n2", 10)], [("n3", 1)]] {
+            service(&after).follows(&before).unwrap();
+        }
+        for after in [[("n1", 4)], [("n2", 8)]] {
+            let error = service(&after).follows(&before).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Lost);
+        }
+    }
 }

@@ -22,6 +22,9 @@ use crate::writer::Writer;
 /// TTL of a registration that wishes for none.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(15);
 
+/// What a shorter wish is granted: an agent takes any TTL, and no heartbeat comes in time for some.
+pub(crate) const SHORTEST_TTL: Duration = Duration::from_secs(1);
+
 /// Services with a query of their own over HTTP/2, where all share one connection: an agent serves 250 requests on it at a
 /// time.
 const DEDICATED_OVER_TLS: usize = 192;

@@ -6,6 +6,9 @@ use registry_core::{Error, ErrorKind, Result};
 use reqwest::{Response, StatusCode};
 use serde::de::DeserializeOwned;
 
+/// Longest answer that is read, unpacked.
+const LONGEST: usize = 128 << 20;
+
 /// An answer that is no failure.
 #[derive(Debug)]
 pub(crate) struct Reply {
@@ -23,8 +26,10 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// Reads an answer to its end.
-    pub(crate) async fn read(response: Response) -> reqwest::Result<(StatusCode, Self)> {
+    /// Reads an answer to its end. One that is too long is refused.
+    pub(crate) async fn read(
+        mut response: Response,
+    ) -> reqwest::Result<Result<(StatusCode, Self)>> {
         let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
         let seconds = text("retry-after").and_then(|seconds| seconds.parse().ok());
         let mut reply = Self {
@@ -36,8 +41,16 @@ impl Reply {
             body: Vec::new(),
         };
         let status = response.status();
-        reply.body = response.bytes().await?.into();
-        Ok((status, reply))
+        while let Some(chunk) = response.chunk().await? {
+            if reply.body.len() + chunk.len() > LONGEST {
+                let why = format!(
+                    "the answer is longer than {LONGEST} bytes; does the URL name an agent of Consul?"
+                );
+                return Ok(Err(Error::new(ErrorKind::Protocol, why)));
+            }
+            reply.body.extend_from_slice(&chunk);
+        }
+        Ok(Ok((status, reply)))
     }
 
     /// The answer, from JSON.

@@ -20,7 +20,7 @@ use crate::reader::{CheckRow, Datacenter, Found, Reader, Service};
 /// Reads at a time, which leaves other calls their turn.
 const ABREAST: usize = 8;
 
-/// Time between two queries that each bring something new.
+/// Time between two queries, also of something that does not wait.
 const PACE: Duration = Duration::from_millis(50);
 
 /// … and for each check of the catalog.
@@ -82,6 +82,7 @@ async fn serve(
             let now = reader.next_records(datacenter, index).await?;
             if now == index {
                 confirm(plane);
+                sleep(PACE).await;
                 continue;
             }
             index = now;
@@ -93,6 +94,7 @@ async fn serve(
         let (mut index, mut rows) = (checks.index, rows(checks.value));
         loop {
             let Some(next) = reader.next_checks(datacenter, index).await? else {
+                sleep(PACE).await;
                 continue;
             };
             index = next.index;

@@ -16,7 +16,8 @@ use crate::checks;
 use crate::client::{Client, segment};
 use crate::codec::{self, Known, META_OWNER, META_REVISION, Record, service_id};
 use crate::config::ConsulConfig;
-use crate::registry::DEFAULT_TTL;
+use crate::reader::CONSUL;
+use crate::registry::{DEFAULT_TTL, SHORTEST_TTL};
 
 /// The agent takes a registration at once and brings it to the catalog then; for so long its absence there says nothing.
 const YOUNG: Duration = Duration::from_secs(3);
@@ -74,14 +75,19 @@ impl Writer {
 
     /// Refuses what the agent would refuse.
     pub(crate) fn prepare(&self, registration: &Registration) -> Result<Prepared> {
-        let ttl = registration.ttl.unwrap_or(DEFAULT_TTL);
+        let key = registration.key();
+        if key.service.as_str() == CONSUL {
+            let why = "the servers of Consul have this name themselves; choose another one";
+            return Err(Error::new(ErrorKind::Invalid, why).with("instance", key));
+        }
+        let ttl = registration.ttl.unwrap_or(DEFAULT_TTL).max(SHORTEST_TTL);
         // Consul is told whole milliseconds.
         let ttl = Duration::from_millis(
             u64::try_from(ttl.as_micros().div_ceil(1000)).unwrap_or(u64::MAX),
         );
         let mut prepared = Prepared {
             registration: registration.clone(),
-            service_id: service_id(&registration.key()),
+            service_id: service_id(&key),
             ttl,
             content: 0,
         };
@@ -432,4 +438,37 @@ fn random() -> u64 {
 
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use registry_core::Instance;
+
+    use super::*;
+
+    fn prepared(service: &str, ttl: Duration) -> Result<Prepared> {
+        let config = ConsulConfig::default();
+        let client = Arc::new(Client::new(&config).unwrap());
+        let registration = Registration::new(Instance::new(service, "10.0.0.1:80")).unwrap();
+        Writer::new(client, config).prepare(&registration.ttl(ttl))
+    }
+
+    #[test]
+    fn a_ttl_is_granted_in_milliseconds_and_is_no_shorter_than_heartbeats_can_be() {
+        for (wish, grant) in [
+            (1, 1_000_000),
+            (1_500_001, 1_501_000),
+            (9_000_000, 9_000_000),
+        ] {
+            let prepared = prepared("web", Duration::from_micros(wish)).unwrap();
+            assert_eq!(prepared.ttl, Duration::from_micros(grant));
+        }
+    }
+
+    #[test]
+    fn the_name_of_the_servers_themselves_is_refused() {
+        let error = prepared(CONSUL, DEFAULT_TTL).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        prepared("consul-web", DEFAULT_TTL).unwrap();
+    }
 }

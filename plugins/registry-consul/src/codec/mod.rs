@@ -233,12 +233,15 @@ impl Record {
     }
 }
 
+/// Where a record is in the catalog: its node's name, and its id there.
+pub(crate) type Place = (String, String);
+
 /// What a reply holds: every instance once, and the ids of the services that cannot be read, with the reason.
 #[derive(Debug, Default)]
 pub(crate) struct Decoded {
     pub(crate) instances: Vec<Instance>,
-    /// When the record of each was changed last, by the catalog's index.
-    pub(crate) modified: HashMap<InstanceKey, u64>,
+    /// When each record was changed last, by the catalog's index.
+    pub(crate) modified: HashMap<Place, u64>,
     pub(crate) skipped: Vec<(String, Error)>,
 }
 
@@ -249,6 +252,8 @@ pub(crate) fn decode(service: &ServiceName, entries: Vec<Entry>) -> Decoded {
     let mut places: HashMap<InstanceKey, (usize, (bool, u64))> = HashMap::new();
     let of_service = |entry: &Entry| entry.service.service == service.as_str();
     for entry in entries.into_iter().filter(of_service) {
+        let place = (entry.node.node.clone(), entry.service.id.clone());
+        decoded.modified.insert(place, entry.service.modify_index);
         let instance = match instance(&entry) {
             Ok(instance) => instance,
             Err(error) => {
@@ -269,10 +274,6 @@ pub(crate) fn decode(service: &ServiceName, entries: Vec<Entry>) -> Decoded {
             Some(_) => {}
         }
     }
-    let modified = places
-        .into_iter()
-        .map(|(key, (_, (_, index)))| (key, index));
-    decoded.modified = modified.collect();
     decoded
 }
 
