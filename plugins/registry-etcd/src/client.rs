@@ -94,26 +94,41 @@ impl Connection {
                         return Err((remedy, error));
                     }
                 }
-                Remedy::Reauthenticate if !authenticated && self.config.user.is_some() => {
+                remedy if !authenticated && self.can_authenticate(remedy) => {
                     authenticated = true;
-                    self.authenticate(&link).await?;
+                    self.authenticate(remedy, &link).await?;
                 }
                 _ => return Err((remedy, error)),
             }
         }
     }
 
+    /// Whether to authenticate anew may help.
+    pub(crate) fn can_authenticate(&self, remedy: Remedy) -> bool {
+        self.config.user.is_some() && remedy.concerns_user()
+    }
+
     /// Gets a new token, once for all that hold this link. A stream keeps the token that it began with: from here on the
-    /// connection has another serial, and new watches a new stream.
+    /// connection has another serial, and new watches a new stream. Where the cluster has begun or ceased to ask for
+    /// users, the link is left: whether with a user or without one is decided when it connects.
     ///
     /// etcd-client does so by itself only where a token has expired, not where the users changed ("revision of auth
     /// store is old").
-    pub(crate) async fn authenticate(&self, link: &Link) -> Result<(), (Remedy, Error)> {
+    pub(crate) async fn authenticate(
+        &self,
+        remedy: Remedy,
+        link: &Link,
+    ) -> Result<(), (Remedy, Error)> {
         let _alone = self.alone(&link.endpoint).await?;
         if self
             .current()
             .is_none_or(|current| current.serial != link.serial)
         {
+            return Ok(());
+        }
+        if remedy != Remedy::Reauthenticate {
+            // The endpoint is as good as before.
+            self.close();
             return Ok(());
         }
         match timeout(self.config.timeout, link.client.refresh_token()).await {
@@ -126,7 +141,13 @@ impl Connection {
                 }
                 Ok(())
             }
-            Ok(Err(error)) => Err(error::read(error, &link.endpoint)),
+            Ok(Err(error)) => match error::read(error, &link.endpoint) {
+                (Remedy::NoUser, _) => {
+                    self.close();
+                    Ok(())
+                }
+                failure => Err(failure),
+            },
             Err(_) => Err((
                 Remedy::Rotate,
                 error::late(&link.endpoint, self.config.timeout),

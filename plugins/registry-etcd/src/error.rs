@@ -16,10 +16,19 @@ pub(crate) enum Remedy {
     LeaseGone,
     /// The user is not needed: the cluster asks for none.
     NoUser,
+    /// The cluster asks for a user, and was told none.
+    NeedsUser,
     /// The answer is larger than what is read at once.
     Smaller,
     /// It would fail again.
     None,
+}
+
+impl Remedy {
+    /// Whether the connection's user or token is not what the cluster asks for.
+    pub(crate) fn concerns_user(self) -> bool {
+        matches!(self, Self::Reauthenticate | Self::NoUser | Self::NeedsUser)
+    }
 }
 
 /// gRPC's numbers of the codes that etcd answers with.
@@ -104,8 +113,9 @@ pub(crate) fn refusal(text: &str) -> Option<(Remedy, Error)> {
         (Remedy::Reauthenticate, denied(text))
     } else if has("authentication is not enabled") {
         (Remedy::NoUser, denied(text))
-    } else if has("authentication failed") || has("user name is empty") || has("permission denied")
-    {
+    } else if has("user name is empty") {
+        (Remedy::NeedsUser, denied(text))
+    } else if has("authentication failed") || has("permission denied") {
         (Remedy::None, denied(text))
     } else if has("requested lease not found") {
         (Remedy::LeaseGone, lease_gone())

@@ -439,6 +439,53 @@ async fn users_that_change_cost_nobody_his_watch() {
 }
 
 #[tokio::test]
+async fn users_that_are_asked_for_or_no_longer_lock_nobody_out() {
+    let Some(server) = Server::start(&[]).await else {
+        return;
+    };
+    let mut raw = server.raw.clone();
+    raw.user_add("root", "secret", None).await.unwrap();
+    raw.user_grant_role("root", "root").await.unwrap();
+    let config = EtcdConfig::default().endpoint(server.address());
+    let client = Etcd::new(config.clone().user("root", "secret")).unwrap();
+    let nobody = Etcd::new(config.clone()).unwrap();
+    let mut held = vec![register(&client, registration("a")).await];
+    let mut watches = vec![watch(&client).await];
+    assert_eq!(size(&next(&mut watches[0]).await), 1);
+    for round in 0..4 {
+        if round % 2 == 0 {
+            raw.auth_enable().await.unwrap();
+            let denied = nobody.lookup(&service(), &ReadOptions::default()).await;
+            assert_eq!(denied.unwrap_err().kind(), ErrorKind::Denied);
+        } else {
+            let options = etcd_client::ConnectOptions::new().with_user("root", "secret");
+            let root = Client::connect([server.address()], Some(options)).await;
+            root.unwrap().auth_disable().await.unwrap();
+        }
+        // A renewal is the first to meet the change, later on a watch.
+        if round < 2 {
+            let renewal = renew(&client, &held[0]).await;
+            assert_eq!(renewal, Renewal::Held(held[0].registered.clone()));
+        }
+        let mut new = watch(&client).await;
+        assert_eq!(size(&next(&mut new).await), held.len());
+        watches.push(new);
+        held.push(register(&client, registration(&format!("b{round}"))).await);
+        for watch in &mut watches {
+            assert_eq!(size(&next(watch).await), 1, "round {round}");
+        }
+        let renewals = client.renew(&held).await;
+        let is_held = |renewal: &_| matches!(renewal, Ok(Renewal::Held(_)));
+        assert!(renewals.iter().all(is_held), "{renewals:?}");
+    }
+    let key = &held[0].registered.key;
+    client.deregister(key).await.unwrap();
+    for watch in &mut watches {
+        assert_eq!(next(watch).await, [Change::Remove(key.clone())]);
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_that_is_dead_hangs_or_swallows_costs_one_timeout() {
     let Some(server) = Server::start(&[]).await else {
         return;

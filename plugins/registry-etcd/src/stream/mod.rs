@@ -258,9 +258,10 @@ impl Task {
                     if let Err(error) = self.hear(&answer) {
                         return error;
                     }
-                    if self.is_stale(&answer) {
+                    if let Some(remedy) = self.stale(&answer) {
                         // Watches that are open go on; new ones need a stream with a new token.
-                        if let Err((_, error)) = self.connection.authenticate(&self.link).await {
+                        let authenticated = self.connection.authenticate(remedy, &self.link);
+                        if let Err((_, error)) = authenticated.await {
                             return error;
                         }
                         commands.close();
@@ -339,7 +340,10 @@ impl Task {
         }
         if answer.canceled() {
             if let Some(watch) = self.watches.remove(&id) {
-                end(&watch.sink, &cancelled(answer));
+                end(
+                    &watch.sink,
+                    &cancelled(answer, self.stale(answer).is_some()),
+                );
             }
         } else if !answer.events().is_empty() {
             self.apply(id, answer);
@@ -389,19 +393,19 @@ impl Task {
         }
     }
 
-    /// Whether the stream's token is no longer good for new watches.
-    fn is_stale(&self, answer: &WatchResponse) -> bool {
-        let remedy = error::refusal(answer.cancel_reason()).map(|(remedy, _)| remedy);
-        answer.canceled()
-            && remedy == Some(Remedy::Reauthenticate)
-            && self.connection.config().user.is_some()
+    /// What helps, where the stream's token is no longer good for new watches.
+    fn stale(&self, answer: &WatchResponse) -> Option<Remedy> {
+        let refusal = error::refusal(answer.cancel_reason()).filter(|_| answer.canceled());
+        refusal
+            .map(|(remedy, _)| remedy)
+            .filter(|remedy| self.connection.can_authenticate(*remedy))
     }
 
     async fn failed(&self, error: EtcdError) -> Error {
         match error::read(error, &self.link.endpoint) {
-            (Remedy::Reauthenticate, error) if self.connection.config().user.is_some() => {
-                match self.connection.authenticate(&self.link).await {
-                    Ok(()) => error::lost("etcd wanted a new token; it has one now"),
+            (remedy, error) if self.connection.can_authenticate(remedy) => {
+                match self.connection.authenticate(remedy, &self.link).await {
+                    Ok(()) => error::lost("etcd wanted the user anew; watch again"),
                     Err(_) => error,
                 }
             }
@@ -430,17 +434,16 @@ fn end(sink: &Sink, error: &Error) {
     }
 }
 
-/// Why the server gave up a watch. It gives no reason where the history was cut off.
-fn cancelled(answer: &WatchResponse) -> Error {
+/// Why the server gave up a watch. It gives no reason where the history was cut off. A `stale` stream is the reason of
+/// its own; the next one is better.
+fn cancelled(answer: &WatchResponse, stale: bool) -> Error {
     let reason = answer.cancel_reason();
     if answer.compact_revision() > 0 {
         return error::lost("etcd compacted changes that were not read yet");
     }
     match error::refusal(reason) {
-        Some((Remedy::Reauthenticate, _)) | None => {
-            Error::new(ErrorKind::Lost, format!("etcd cancelled a watch: {reason}"))
-        }
-        Some((_, error)) => error,
+        Some((remedy, error)) if !stale && remedy != Remedy::Reauthenticate => error,
+        _ => Error::new(ErrorKind::Lost, format!("etcd cancelled a watch: {reason}")),
     }
 }
 
