@@ -300,3 +300,38 @@ async fn acls_that_hide_a_service_are_an_error_and_not_an_empty_list() {
     let end = timeout(Duration::from_secs(30), end).await.unwrap();
     assert_eq!(end.kind(), ErrorKind::Denied, "{end}");
 }
+
+#[tokio::test]
+async fn a_server_that_starts_again_tells_nothing_of_the_past() {
+    let Some(mut agent) = Agent::start(json!({})).await else {
+        return;
+    };
+    let registry = agent.client("");
+    for number in 0..150 {
+        let gone = registration("web", &format!("gone-{number}"));
+        registry.register(&gone).await.unwrap();
+        registry.deregister(&gone.key()).await.unwrap();
+    }
+    for id in ["a", "b", "c"] {
+        registry.register(&registration("web", id)).await.unwrap();
+    }
+    eventually(LIMIT, "the three", async || {
+        lookup(&registry, "web").await.len() == 3
+    })
+    .await;
+    let service = name("web");
+    for _ in 0..3 {
+        agent.restart();
+        let mut answers = 0;
+        eventually(LIMIT, "answers", async || {
+            let answer = registry.lookup(&service, &ReadOptions::default()).await;
+            if let Ok(found) = answer {
+                let ids: Vec<_> = found.iter().map(|found| found.id.as_str()).collect();
+                assert_eq!(ids, ["a", "b", "c"]);
+                answers += 1;
+            }
+            answers == 5
+        })
+        .await;
+    }
+}

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -55,34 +55,30 @@ impl Agent {
         }
         let file = directory.join("agent.json");
         std::fs::write(&file, config.to_string()).unwrap();
-        let child = Command::new(program)
-            .args(["agent", "-server", "-bootstrap-expect=1", "-node=test"])
-            .args([
-                "-bind=127.0.0.1",
-                "-client=127.0.0.1",
-                "-disable-host-node-id",
-            ])
-            .arg("-data-dir")
-            .arg(directory.join("data"))
-            .arg("-config-file")
-            .arg(file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let child = spawn(&directory);
         let this = Self {
             child,
             directory,
             port,
             http: reqwest::Client::new(),
         };
+        this.has_leader().await;
+        Some(this)
+    }
+
+    /// Kills the server and starts it again, with its data.
+    pub(crate) fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = spawn(&self.directory);
+    }
+
+    pub(crate) async fn has_leader(&self) {
         eventually(Duration::from_secs(30), "a leader", async || {
-            let leader = this.get("status/leader", None).await;
+            let leader = self.get("status/leader", None).await;
             leader.as_str().is_some_and(|leader| !leader.is_empty())
         })
         .await;
-        Some(this)
     }
 
     /// What the agent answers; null for what is no JSON.
@@ -135,6 +131,25 @@ impl Drop for Agent {
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+fn spawn(directory: &Path) -> Child {
+    Command::new(program())
+        .args(["agent", "-server", "-bootstrap-expect=1", "-node=test"])
+        .args([
+            "-bind=127.0.0.1",
+            "-client=127.0.0.1",
+            "-disable-host-node-id",
+        ])
+        .arg("-data-dir")
+        .arg(directory.join("data"))
+        .arg("-config-file")
+        .arg(directory.join("agent.json"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 fn program() -> PathBuf {
