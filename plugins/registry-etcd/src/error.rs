@@ -14,6 +14,8 @@ pub(crate) enum Remedy {
     Reauthenticate,
     /// The lease is not there any more.
     LeaseGone,
+    /// A lease of this id is there already.
+    LeaseExists,
     /// The user is not needed: the cluster asks for none.
     NoUser,
     /// The cluster asks for a user, and was told none.
@@ -119,6 +121,9 @@ pub(crate) fn refusal(text: &str) -> Option<(Remedy, Error)> {
         (Remedy::None, denied(text))
     } else if has("requested lease not found") {
         (Remedy::LeaseGone, lease_gone())
+    } else if has("lease already exists") {
+        let why = "etcd has a lease of this id already; register again";
+        (Remedy::LeaseExists, Error::new(ErrorKind::Unavailable, why))
     } else if has("revision has been compacted") || has("is a future revision") {
         let why = "etcd's history was cut off or replaced while it was read; read again";
         (Remedy::None, Error::new(ErrorKind::Lost, why))

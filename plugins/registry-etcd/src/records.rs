@@ -27,6 +27,8 @@ pub(crate) struct Slot {
     pub(crate) lease: Option<Lease>,
     /// Leases of calls whose outcome is unknown: the key may be attached to any of them.
     pub(crate) others: Vec<i64>,
+    /// A lease that was asked for, and may be there although no answer came.
+    pub(crate) pending: Option<Pending>,
     /// The revision of the key as we last knew it, 0 where it was absent.
     pub(crate) revision: i64,
     /// The lease that it was attached to then.
@@ -43,20 +45,48 @@ pub(crate) struct Lease {
     pub(crate) granted: Duration,
 }
 
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    pub(crate) id: i64,
+    /// The seconds that were wished for.
+    pub(crate) wish: i64,
+}
+
 /// What was found at a key: the revision and the lease, or `None` where there is no key.
 pub(crate) type Found = Option<(i64, i64)>;
 
 impl Slot {
-    /// The leases that the key may be attached to.
+    /// The leases that may be there, and that the key may be attached to.
     pub(crate) fn leases(&self) -> impl Iterator<Item = i64> {
         let own = self.lease.as_ref().map(|lease| lease.id);
-        own.into_iter().chain(self.others.iter().copied())
+        let pending = self.pending.as_ref().map(|pending| pending.id);
+        let others = self.others.iter().copied();
+        own.into_iter().chain(others).chain(pending)
     }
 
     /// Takes a lease for the next write; the one before may still hold the key.
     pub(crate) fn replace(&mut self, lease: Option<Lease>) {
         let before = std::mem::replace(&mut self.lease, lease);
         self.others.extend(before.map(|lease| lease.id));
+        self.pending
+            .take_if(|pending| lease.is_some_and(|lease| lease.id == pending.id));
+        self.give_up_pending(None);
+    }
+
+    /// The lease to ask for: a retry asks for the same one, so that however many answers stay away there is one lease.
+    pub(crate) fn ask(&mut self, wish: i64) -> i64 {
+        let new = || Pending {
+            id: fastrand::i64(1..),
+            wish,
+        };
+        self.pending.get_or_insert_with(new).id
+    }
+
+    /// The lease that was asked for, unless with this wish, is not to be asked for again: to be revoked.
+    pub(crate) fn give_up_pending(&mut self, wish: Option<i64>) -> Option<i64> {
+        let pending = self.pending.take_if(|pending| wish != Some(pending.wish))?;
+        self.others.push(pending.id);
+        Some(pending.id)
     }
 
     /// The key is attached to the lease, at this revision.
@@ -77,7 +107,7 @@ impl Slot {
     }
 
     fn is_empty(&self) -> bool {
-        self.lease.is_none() && self.others.is_empty()
+        self.leases().next().is_none()
     }
 }
 
@@ -227,5 +257,23 @@ mod tests {
         assert_eq!((slot.revision, slot.holder), (8, 2));
         assert!(slot.adopt(None));
         assert_eq!((slot.revision, slot.holder), (0, 0));
+    }
+
+    #[test]
+    fn a_lease_that_was_asked_for_is_asked_for_again_until_it_is_there_or_given_up() {
+        let mut slot = Slot::default();
+        let id = slot.ask(2);
+        assert_eq!(slot.ask(2), id);
+        assert_eq!(slot.give_up_pending(Some(2)), None);
+        assert!(!slot.is_empty());
+        slot.replace(lease(id));
+        assert_eq!(slot.leases().collect::<Vec<_>>(), [id]);
+        let next = slot.ask(3);
+        assert_ne!(next, id);
+        assert_eq!(slot.give_up_pending(Some(2)), Some(next));
+        let last = slot.ask(2);
+        slot.replace(None);
+        assert_eq!(slot.others, [next, id, last]);
+        assert!(slot.pending.is_none());
     }
 }

@@ -99,19 +99,59 @@ impl Etcd {
         list(&self.connection, &self.codec, &self.codec.range(scope)).await
     }
 
-    async fn grant(&self, wish: i64) -> Result<Lease> {
+    async fn grant(&self, turn: &Turn, wish: i64) -> Result<Lease> {
+        let stale = turn.slot().give_up_pending(Some(wish));
+        if let Some(lease) = stale {
+            self.revoke_other(turn, lease).await?;
+        }
+        // An id of ours, noted before the request: whatever becomes of the answer, the lease can be revoked.
+        let (id, first) = {
+            let mut slot = turn.slot();
+            let first = slot.pending.is_none();
+            (slot.ask(wish), first)
+        };
         let granted = self.connection.call(|link| async move {
-            // An id of ours, new for each try: whatever becomes of the answer, no other call hears of this lease.
-            let options = LeaseGrantOptions::new().with_id(fastrand::i64(1..));
-            link.client.lease_client().grant(wish, Some(options)).await
+            let options = LeaseGrantOptions::new().with_id(id);
+            let granted = link.client.lease_client().grant(wish, Some(options)).await;
+            granted.map(|granted| granted.ttl())
         });
-        let granted = granted.await.map_err(|(_, error)| error)?;
-        let seconds = u64::try_from(granted.ttl()).unwrap_or_default();
+        let seconds = match granted.await {
+            Ok(seconds) => seconds,
+            // An earlier request for it has arrived.
+            Err((Remedy::LeaseExists, _)) => self.begin_anew(id).await?,
+            Err((remedy, error)) => {
+                if first && remedy != Remedy::Rotate {
+                    // A refusal; there is no such lease.
+                    turn.slot().pending = None;
+                }
+                return Err(error);
+            }
+        };
+        let seconds = u64::try_from(seconds).unwrap_or_default();
         Ok(Lease {
-            id: granted.id(),
+            id,
             wish,
             granted: Duration::from_secs(seconds),
         })
+    }
+
+    /// Gives a lease its full TTL, and says how many seconds that is.
+    async fn begin_anew(&self, lease: i64) -> Result<i64> {
+        let alive = self.keeper.keep(&self.connection, &[lease]).await?;
+        if !alive.contains(&lease) {
+            return Err(error::lease_gone());
+        }
+        let granted = self.connection.call(|link| async move {
+            let state = link.client.lease_client().time_to_live(lease, None).await;
+            state.map(|state| state.granted_ttl())
+        });
+        granted.await.map_err(|(_, error)| error)
+    }
+
+    async fn revoke_other(&self, turn: &Turn, lease: i64) -> Result<()> {
+        revoke(&self.connection, lease).await?;
+        turn.slot().others.retain(|other| *other != lease);
+        Ok(())
     }
 
     /// Writes the record if the key is as we last knew it: a call that was given up earlier and arrives late then
@@ -159,7 +199,7 @@ impl Etcd {
             self.check_open()?;
             let lease = match reuse {
                 Some(lease) => lease,
-                None => self.grant(wish).await?,
+                None => self.grant(turn, wish).await?,
             };
             let known = {
                 let mut slot = turn.slot();
@@ -228,8 +268,7 @@ impl Etcd {
             slot.others.clone()
         };
         for lease in leases {
-            revoke(&self.connection, lease).await?;
-            turn.slot().others.retain(|other| *other != lease);
+            self.revoke_other(turn, lease).await?;
         }
         Ok(())
     }

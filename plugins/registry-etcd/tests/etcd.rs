@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions, PutOptions, Txn, TxnOp};
-use registry_conformance::{LocalProcess, Server as _, free_port};
+use registry_conformance::{LocalProcess, Mode, Proxy, Server as _, free_port};
 use registry_core::{
     Change, ErrorKind, Held, Instance, InstanceKey, ReadOptions, Registered, Registration,
     Registry, Renewal, Scope, ServiceName, Watcher,
@@ -436,6 +436,10 @@ async fn users_that_change_cost_nobody_his_watch() {
         .unwrap_err();
     assert_eq!(denied.kind(), ErrorKind::Denied);
     assert!(begin.elapsed() < SOON && !format!("{denied:?} {wrong:?}").contains("hunter2"));
+    let denied = wrong.register(&registration("c")).await.unwrap_err();
+    assert_eq!(denied.kind(), ErrorKind::Denied);
+    let nothing = wrong.deregister(&registration("c").key()).await;
+    nothing.expect("what was refused leaves nothing to take back");
 }
 
 #[tokio::test]
@@ -483,6 +487,52 @@ async fn users_that_are_asked_for_or_no_longer_lock_nobody_out() {
     for watch in &mut watches {
         assert_eq!(next(watch).await, [Change::Remove(key.clone())]);
     }
+}
+
+#[tokio::test]
+async fn a_grant_that_is_not_answered_leaves_one_lease_and_that_is_revoked() {
+    let Some(server) = Server::start(&[]).await else {
+        return;
+    };
+    let proxy = Proxy::start(server.process.address()).await.unwrap();
+    let config = EtcdConfig::default().endpoint(proxy.address().to_string());
+    let client = Etcd::new(config.timeout(Duration::from_millis(500))).unwrap();
+    let leases = async || {
+        let leases = server.raw.clone().leases().await.unwrap();
+        leases.leases().len()
+    };
+    let late = async |registration: &Registration| {
+        proxy.set(Mode::DropReplies);
+        for _ in 0..3 {
+            let late = client.register(registration).await.unwrap_err();
+            assert_eq!(late.kind(), ErrorKind::Unavailable, "{late}");
+        }
+        until(async || leases().await == 1).await;
+        proxy.set(Mode::Pass);
+    };
+    let key = registration("a").key();
+    late(&registration("a")).await;
+    client.deregister(&key).await.unwrap();
+    assert_eq!(leases().await, 0, "a deregister revokes it");
+
+    late(&registration("a")).await;
+    let held = register(&client, registration("a")).await;
+    assert_eq!(held.registered.ttl, Some(Duration::from_secs(60)));
+    let renewal = renew(&client, &held).await;
+    assert_eq!(renewal, Renewal::Held(held.registered.clone()));
+    assert_eq!(leases().await, 1, "a retry takes it");
+    client.deregister(&key).await.unwrap();
+
+    late(&registration("a")).await;
+    let other = registration("a").ttl(Duration::from_secs(30));
+    let held = register(&client, other).await;
+    assert_eq!(held.registered.ttl, Some(Duration::from_secs(30)));
+    assert_eq!(leases().await, 1, "another TTL takes another one");
+    client.deregister(&key).await.unwrap();
+
+    late(&registration("a")).await;
+    client.close().await.unwrap();
+    assert_eq!(leases().await, 0, "a close revokes it");
 }
 
 #[tokio::test]

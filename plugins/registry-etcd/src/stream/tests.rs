@@ -170,3 +170,15 @@ async fn a_watch_that_is_dropped_before_it_was_asked_for_never_is() {
     task.obey(Command::Cancel(2));
     assert!(matches!(task.queue.front(), Some(Request::Cancel(2))));
 }
+
+#[test]
+fn a_user_that_is_missing_is_refused_unless_the_next_stream_has_one() {
+    for reason in [
+        "etcdserver: user name is empty",
+        "etcdserver: authentication is not enabled",
+    ] {
+        let answer = answer(20, created(true, reason));
+        assert_eq!(cancelled(&answer, false).kind(), ErrorKind::Denied);
+        assert_eq!(cancelled(&answer, true).kind(), ErrorKind::Lost);
+    }
+}
