@@ -146,15 +146,18 @@ async fn certificates_are_shown_and_checked() {
     })
     .await;
     let distrustful = TlsConfig::default().ca(text("other.pem"));
-    for (what, tls) in [
-        ("no certificate", trusting.clone()),
-        ("a certificate of a stranger", with("stranger")),
-        ("another authority", distrustful),
-        ("the system's authorities", TlsConfig::default()),
+    // The agent refuses a client after the handshake: its alert may come too late, when the connection has ended.
+    let refused = &[ErrorKind::Denied, ErrorKind::Unavailable][..];
+    let distrusts = &[ErrorKind::Denied][..];
+    for (what, tls, kinds) in [
+        ("no certificate", trusting.clone(), refused),
+        ("a certificate of a stranger", with("stranger"), refused),
+        ("another authority", distrustful, distrusts),
+        ("the system's authorities", TlsConfig::default(), distrusts),
     ] {
         let answer = client(https, tls).lookup(&service, &options).await;
         let error = answer.expect_err(what);
-        assert_eq!(error.kind(), ErrorKind::Denied, "{what}: {error:?}");
+        assert!(kinds.contains(&error.kind()), "{what}: {error:?}");
         assert!(
             error.to_string().contains("certificate"),
             "{what}: {error:?}"
