@@ -145,7 +145,7 @@ async fn held(server: &Consul, url: &str, effort: Effort) -> Result<(), Failure>
     println!(
         "{} registrations and 300 watches of one process: {} connections",
         effort.registrations,
-        connections(port)? - before,
+        connections(port)?.saturating_sub(before),
     );
     drop(idle);
     let _idle = Idle::start(connect(url).await?, 100, 100).await?;

@@ -129,7 +129,7 @@ async fn held(server: &Etcd, url: &str, effort: Effort) -> Result<(), Failure> {
     println!(
         "{} registrations of one process: {} connections, {} keep-alive streams",
         effort.registrations,
-        connections(port)? - before,
+        connections(port)?.saturating_sub(before),
         server.metric(KEEP_ALIVES).await? - streams,
     );
     drop(idle);

@@ -1,10 +1,11 @@
 //! How fast each registry is told and read through its plugin, beside its bare client library, in one run.
 //!
-//! `cargo bench -p registry-conformance --bench speed [-- etcd consul zookeeper]`. It starts the servers itself. Ours and theirs
+//! `cargo bench -p registry-conformance --bench speed [-- etcd consul zookeeper eureka]`. It starts the servers itself. Ours and theirs
 //! take turns, so that what else the machine does meets both; read the ratios, not the times.
 
 mod consul;
 mod etcd;
+mod eureka;
 mod measure;
 mod ours;
 mod zookeeper;
@@ -82,6 +83,9 @@ fn main() -> ExitCode {
     }
     if wanted("zookeeper") {
         report("zookeeper", runtime.block_on(zookeeper::measure(effort)));
+    }
+    if wanted("eureka") {
+        report("eureka", runtime.block_on(eureka::measure(effort)));
     }
     code
 }
