@@ -50,7 +50,7 @@ const MUTANTS: &[(Wrong, &str, &str)] = &[
     (Wrong::OneWatchPerService, "watch::two_watches_each_get_everything", "watch to show 1 instances"),
     (Wrong::LeavesATask, "watch::first_event_is_a_snapshot", "every task to end"),
     (Wrong::OutageIsEmpty, "faults::an_outage_keeps_the_last_good_set", "view to be stale"),
-    (Wrong::BelievesTheEmpty, "faults::a_mass_loss_is_doubted_and_then_believed", "the loss to be doubted"),
+    (Wrong::BelievesTheEmpty, "faults::a_mass_loss_is_doubted_and_then_believed", "the loss is doubted"),
     (Wrong::ClaimsLess, "limits::capability_is_as_pinned", "what the client claims"),
     (Wrong::IgnoresOptions, "security::an_unknown_option_is_refused_by_name", "an unknown option was ignored"),
     (Wrong::ShowsItsUrl, "security::a_secret_never_shows", "the password shows"),

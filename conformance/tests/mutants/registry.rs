@@ -9,7 +9,7 @@ use std::time::Duration;
 use registry_conformance::{Backend, Faults, MemoryBackend, Site};
 use registry_core::{
     Capability, Error, ErrorKind, Held, Instance, InstanceKey, Metadata, ReadOptions, Registered,
-    Registration, Registry, Renewal, Result, Scope, ServiceName, Watcher, Window, async_trait,
+    Registration, Registry, Renewal, Result, Scope, ServiceName, Watcher, async_trait,
 };
 use tokio::time::{Instant, sleep};
 
@@ -186,7 +186,7 @@ impl Registry for Client {
         match self.wrong {
             Some(Wrong::ClaimsLess) => capability.conflicts = false,
             Some(Wrong::BelievesTheEmpty) => {
-                capability.windows.reregister = Some(Window::fixed(Duration::ZERO));
+                capability.windows.reregister = None;
             }
             _ => {}
         }
