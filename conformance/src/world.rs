@@ -255,9 +255,12 @@ impl World {
         })
     }
 
-    /// Waits for this long until the watch shows nobody of the living: what there is, is `Down`.
+    /// Waits for this long until the watch shows nobody; where the registry keeps the dead for a while, nobody who lives.
     pub(crate) async fn shows_nobody(&self, window: Duration, observer: &Observer) -> Outcome {
-        let nobody = |seen: &crate::observer::Seen| !seen.view.values().any(|i| laws::lives(i));
+        let windows = self.capability().windows;
+        let keeps_the_dead = windows.crash != windows.removed;
+        let gone = |instance: &Arc<Instance>| keeps_the_dead && !laws::lives(instance);
+        let nobody = |seen: &crate::observer::Seen| seen.view.values().all(gone);
         let what = "the watch to show nobody who lives";
         observer.until(window, what, nobody).await.map(drop)
     }
