@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::time::NEVER;
 
 /// First wait after a failure that may pass by itself.
 const FIRST: Duration = Duration::from_millis(200);
@@ -25,14 +26,14 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// The wait after one more failure in a row.
-    pub(crate) fn after(&mut self, error: &Error) -> Duration {
+    /// The wait after one more failure in a row: at most `longest`, unless the registry asks for more.
+    pub(crate) fn after(&mut self, error: &Error, longest: Duration) -> Duration {
         let (first, last) = if error.is_temporary() {
             (FIRST, LAST)
         } else {
             SLOW
         };
-        let step = first.saturating_mul(1 << self.failures.min(16)).min(last);
+        let step = first.saturating_mul(1 << self.failures.min(16)).min(last).min(longest);
         self.failures = self.failures.saturating_add(1);
         let wait = step.mul_f64(0.5 + fastrand::f64() / 2.0);
         error
@@ -58,9 +59,16 @@ pub(crate) struct Gate {
 #[derive(Debug, Default)]
 struct State {
     backoff: Backoff,
-    closed_until: Option<Instant>,
+    closed: Option<Closed>,
     /// Since when somebody is trying.
     probing: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Closed {
+    /// When it was closed, or the registry asked to be left alone until.
+    since: Instant,
+    until: Instant,
 }
 
 /// What the gate says to somebody who wants to call the registry.
@@ -80,11 +88,13 @@ pub(crate) struct Pass {
 }
 
 impl Gate {
-    pub(crate) fn ask(self: &Arc<Self>) -> Passage {
+    /// For a caller who waits no longer than this for the next try.
+    pub(crate) fn ask(self: &Arc<Self>, longest: Duration) -> Passage {
         let mut state = self.lock();
-        let Some(until) = state.closed_until else {
+        let Some(Closed { since, until }) = state.closed else {
             return Passage::Go(self.pass_anyway());
         };
+        let until = until.min(since + longest);
         let now = Instant::now();
         // A try that hangs says nothing about the others.
         let free = state
@@ -102,13 +112,13 @@ impl Gate {
 
     /// Waits until it may go.
     pub(crate) async fn pass(self: &Arc<Self>) -> Pass {
-        if self.lock().closed_until.is_none() {
+        if self.lock().closed.is_none() {
             return self.pass_anyway();
         }
         let _turn = self.turns.lock().await;
         loop {
             let moved = self.moved.notified();
-            match self.ask() {
+            match self.ask(NEVER) {
                 Passage::Go(pass) => return pass,
                 Passage::At(time) => {
                     let _ = timeout_at(time, moved).await;
@@ -138,14 +148,16 @@ impl Pass {
         match result {
             Err(error) if is_away(error.kind()) => {
                 // Of many calls that fail together only the first one counts.
-                if self.probe || state.closed_until.is_none() {
-                    let wait = state.backoff.after(error);
-                    state.closed_until = Some(Instant::now() + wait);
+                if self.probe || state.closed.is_none() {
+                    let now = Instant::now();
+                    let until = now + state.backoff.after(error, NEVER);
+                    let since = error.retry_after().map_or(now, |_| until);
+                    state.closed = Some(Closed { since, until });
                 }
             }
             _ => {
                 state.backoff.reset();
-                state.closed_until = None;
+                state.closed = None;
             }
         }
         if std::mem::take(&mut self.probe) {
@@ -176,7 +188,11 @@ const fn is_away(kind: ErrorKind) -> bool {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use tokio::time::sleep;
+
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn away() -> Error {
         Error::new(ErrorKind::Unavailable, "away")
@@ -185,14 +201,15 @@ mod tests {
     #[test]
     fn waits_grow_to_their_cap_and_honour_what_is_asked() {
         let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..20).map(|_| backoff.after(&away())).collect();
+        let waits: Vec<_> = (0..20).map(|_| backoff.after(&away(), NEVER)).collect();
         assert!(waits[0] >= FIRST / 2 && waits[0] <= FIRST);
         assert!(waits[19] >= LAST / 2 && waits[19] <= LAST);
+        assert!(backoff.after(&away(), SECOND) <= SECOND);
         backoff.reset();
-        assert!(backoff.after(&away()) <= FIRST);
-        let asked = away().after(Duration::from_secs(30));
-        assert_eq!(backoff.after(&asked), Duration::from_secs(30));
-        assert!(backoff.after(&Error::new(ErrorKind::Denied, "no")) >= SLOW.0 / 2);
+        assert!(backoff.after(&away(), NEVER) <= FIRST);
+        let asked = away().after(30 * SECOND);
+        assert_eq!(backoff.after(&asked, SECOND), 30 * SECOND);
+        assert!(backoff.after(&Error::new(ErrorKind::Denied, "no"), NEVER) >= SLOW.0 / 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -207,8 +224,8 @@ mod tests {
                     loop {
                         let pass = gate.pass().await;
                         tries.fetch_add(1, Ordering::Relaxed);
-                        tokio::time::sleep(Duration::from_millis(10)).await;
-                        if start.elapsed() > Duration::from_secs(30) {
+                        sleep(Duration::from_millis(10)).await;
+                        if start.elapsed() > 30 * SECOND {
                             return pass.settle(&Ok(()));
                         }
                         pass.settle::<()>(&Err(away()));
@@ -222,7 +239,23 @@ mod tests {
         // 50 at once at first and at the end; between them 200 ms growing to 5 s.
         let between = tries.load(Ordering::Relaxed) - 100;
         assert!((5..=20).contains(&between), "{between}");
-        assert!(start.elapsed() < Duration::from_secs(36));
+        assert!(start.elapsed() < 36 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_wait_long_need_not_unless_the_registry_asks_for_it() {
+        let gate = Arc::new(Gate::default());
+        for _ in 0..10 {
+            gate.pass().await.settle::<()>(&Err(away()));
+        }
+        sleep(SECOND).await;
+        assert!(matches!(gate.ask(2 * SECOND), Passage::At(_)));
+        let Passage::Go(pass) = gate.ask(SECOND) else {
+            panic!("after a second")
+        };
+        pass.settle::<()>(&Err(away().after(30 * SECOND)));
+        sleep(29 * SECOND).await;
+        assert!(matches!(gate.ask(SECOND), Passage::At(_)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -230,8 +263,8 @@ mod tests {
         let gate = Arc::new(Gate::default());
         gate.pass().await.settle::<()>(&Err(away()));
         let probe = gate.pass().await;
-        assert!(matches!(gate.ask(), Passage::At(_)));
+        assert!(matches!(gate.ask(NEVER), Passage::At(_)));
         drop(probe);
-        assert!(matches!(gate.ask(), Passage::Go(_)));
+        assert!(matches!(gate.ask(NEVER), Passage::Go(_)));
     }
 }

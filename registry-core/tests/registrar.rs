@@ -132,6 +132,24 @@ async fn a_short_outage_is_not_told_and_a_long_one_is_once_the_ttl_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_outage_slows_no_renewal_down() {
+    let registry = Scripted::new();
+    let registrar = Registrar::new(registry.clone());
+    let registration = Registration::new(greeter("a")).unwrap().ttl(3 * SECOND);
+    let _handle = registrar.register(registration).await.unwrap();
+    registry.memory.set_outage(true);
+    sleep(60 * SECOND).await;
+    // A server that is back may count the TTL of what it kept from its own start.
+    let mut before = Scripted::count(&registry.renews);
+    for _ in 0..20 {
+        sleep(SECOND).await;
+        let tries = Scripted::count(&registry.renews);
+        assert!(tries > before, "a second without a try");
+        before = tries;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deadline_reports_why_and_leaves_nothing() {
     let memory = Memory::new();
     memory.set_outage(true);

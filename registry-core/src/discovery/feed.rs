@@ -17,7 +17,7 @@ use super::{Shared, diff};
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{Instance, InstanceId, InstanceKey, ServiceName};
-use crate::time::{caught, within};
+use crate::time::{NEVER, caught, within};
 use crate::watcher::{Change, Scope, Watcher};
 
 /// A watch that ends with `Lost` sooner than this after its snapshot is opened again only after a pause.
@@ -156,7 +156,7 @@ impl Task {
                 // It had its time: it is opened again at once, or as soon as the gate lets it.
                 ErrorKind::Lost | ErrorKind::Unavailable | ErrorKind::Throttled if had_its_time => {
                 }
-                _ => sleep(backoff.after(&error)).await,
+                _ => sleep(backoff.after(&error, NEVER)).await,
             }
         }
     }

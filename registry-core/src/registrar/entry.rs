@@ -129,18 +129,14 @@ impl Entry {
         lost: bool,
     ) {
         let now = Instant::now();
-        let period = registered
-            .ttl
-            .map_or(verify, |ttl| ttl / 3)
-            .clamp(SHORTEST_PERIOD, NEVER);
         self.confirmed = now;
-        self.due = match lost {
-            true => now,
-            false => now + period.mul_f64(1.0 - fastrand::f64() / 10.0),
-        };
         self.backoff.reset();
         self.accepted = Some(published.clone());
         self.held = Some(Held::new(published, registered));
+        self.due = match lost {
+            true => now,
+            false => now + self.period(verify).mul_f64(1.0 - fastrand::f64() / 10.0),
+        };
         if self.is_published() {
             self.state.send_if_modified(|state| {
                 let changed = !matches!(state, RegistrationState::Registered);
@@ -152,9 +148,22 @@ impl Entry {
         }
     }
 
+    /// The time between two renewals.
+    pub(super) fn period(&self, verify: Duration) -> Duration {
+        let ttl = self.held.as_ref().and_then(|held| held.registered.ttl);
+        ttl.map_or(verify, |ttl| ttl / 3)
+            .clamp(SHORTEST_PERIOD, NEVER)
+    }
+
+    /// A renewal failed in a way that may pass. A registry that comes back may count the TTL from then on, so that a
+    /// pause is no longer than while it is there.
+    pub(super) fn renew_later(&mut self, error: &Error, verify: Duration) {
+        self.due = Instant::now() + self.backoff.after(error, self.period(verify));
+    }
+
     /// An attempt failed in a way that may pass, or that somebody has to mend: try again later.
     pub(super) fn retry_later(&mut self, error: &Error) {
-        self.due = Instant::now() + self.backoff.after(error);
+        self.due = Instant::now() + self.backoff.after(error, NEVER);
     }
 
     /// No attempt is made while the registry is away, for this reason.

@@ -268,7 +268,7 @@ impl Task {
     fn start_due(&mut self) -> Instant {
         let now = Instant::now();
         let mut wake = now + NEVER;
-        let mut renewals = false;
+        let mut renewals: Option<Duration> = None;
         let (mut urgent, mut calls) = (Vec::new(), Vec::new());
         for (key, entry) in &self.entries {
             if entry.busy {
@@ -278,7 +278,8 @@ impl Task {
             if entry.due > now {
                 wake = wake.min(entry.due);
             } else if renewal {
-                renewals = true;
+                let period = entry.period(self.config.verify_interval);
+                renewals = Some(renewals.map_or(period, |shortest| shortest.min(period)));
             } else if entry.is_awaited() || self.closing.is_some() {
                 urgent.push(key.clone());
             } else {
@@ -289,8 +290,8 @@ impl Task {
             wake = wake.min(*deadline);
         }
         // Renewals first: what is registered must not lapse because something else cannot be.
-        if renewals && !self.renewing {
-            match self.gate.ask() {
+        if let Some(shortest) = renewals.filter(|_| !self.renewing) {
+            match self.gate.ask(shortest) {
                 Passage::Go(pass) => self.start_renewal(now, pass),
                 Passage::At(later) => wake = wake.min(later),
             }
@@ -312,7 +313,7 @@ impl Task {
             return Ok(());
         };
         let awaited = entry.is_awaited() || self.closing.is_some();
-        let pass = match self.gate.ask() {
+        let pass = match self.gate.ask(NEVER) {
             Passage::Go(pass) => pass,
             _ if awaited => self.gate.pass_anyway(),
             Passage::At(later) => {

@@ -177,14 +177,15 @@ impl Task {
                     entry.degrade(entry.due, &reason);
                 }
                 Err(error) => {
+                    if error.is_temporary() {
+                        entry.renew_later(&error, self.config.verify_interval);
+                        away = Some(error);
+                        continue;
+                    }
                     if error.kind() == ErrorKind::Conflict {
                         entry.held = None;
                     }
-                    if error.is_temporary() {
-                        away = Some(error.clone());
-                    } else {
-                        entry.degrade(Instant::now(), &error);
-                    }
+                    entry.degrade(Instant::now(), &error);
                     entry.retry_later(&error);
                 }
             }
