@@ -33,7 +33,10 @@ impl Backoff {
         } else {
             SLOW
         };
-        let step = first.saturating_mul(1 << self.failures.min(16)).min(last).min(longest);
+        let step = first
+            .saturating_mul(1 << self.failures.min(16))
+            .min(last)
+            .min(longest);
         self.failures = self.failures.saturating_add(1);
         let wait = step.mul_f64(0.5 + fastrand::f64() / 2.0);
         error

@@ -117,12 +117,12 @@ impl ZooKeeperConfig {
     }
 
     /// The servers as the client library reads them.
-    pub(crate) fn cluster(&self) -> String {
-        let host = |(host, port): &(String, u16)| match host.contains(':') {
+    pub(crate) fn servers(&self) -> Vec<String> {
+        let server = |(host, port): &(String, u16)| match host.contains(':') {
             true => format!("[{host}]:{port}"),
             false => format!("{host}:{port}"),
         };
-        self.hosts.iter().map(host).collect::<Vec<_>>().join(",")
+        self.hosts.iter().map(server).collect()
     }
 
     /// `user:password`, as the scheme `digest` sends it.
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn a_url_sets_every_field() {
         let plain = read("zookeeper://").unwrap();
-        assert_eq!(plain.cluster(), "localhost:2181");
+        assert_eq!(plain.servers(), ["localhost:2181"]);
         assert_eq!(plain.root(), "/micro-registry");
         assert_eq!(
             read("zookeeper://h?layout=curator").unwrap().root(),
@@ -316,7 +316,7 @@ mod tests {
             "zookeeper://u:p@a,[::1]:99/x/y?session=4s&layout=curator&acl=creator&ca=c.pem&cert=a&key=b",
         )
         .unwrap();
-        assert_eq!(full.cluster(), "a:2181,[::1]:99");
+        assert_eq!(full.servers(), ["a:2181", "[::1]:99"]);
         assert_eq!(full.session, Duration::from_secs(4));
         assert_eq!(
             (full.layout, full.access),

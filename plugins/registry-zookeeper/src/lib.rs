@@ -84,6 +84,7 @@
 mod client;
 mod codec;
 mod config;
+mod connector;
 mod error;
 mod follow;
 mod holdings;

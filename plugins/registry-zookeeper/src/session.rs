@@ -10,8 +10,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use zookeeper_client as zk;
 
-use crate::client::{Conn, Failure, PATIENCE, Serving, connect};
+use crate::client::{Conn, PATIENCE, Serving};
 use crate::config::ZooKeeperConfig;
+use crate::connector::{Connector, Failure};
 use crate::error;
 use crate::holdings::Holdings;
 
@@ -180,9 +181,10 @@ impl Keeper {
     async fn keep(&mut self) {
         let mut session: Option<zk::SessionInfo> = None;
         let mut wait = Duration::ZERO;
+        let mut connector = Connector::new(self.shared.config.clone());
         loop {
             sleep(wait.mul_f64(1.0 - fastrand::f64() / 4.0)).await;
-            match connect(&self.shared.config, session.clone()).await {
+            match connector.connect(session.as_ref()).await {
                 Ok((conn, serving)) => {
                     let begin = Instant::now();
                     let again = session.is_some() || !lock(&self.shared.past).is_empty();
@@ -221,7 +223,6 @@ impl Keeper {
                 Err(failure) => {
                     let error = match failure {
                         Failure::Other(error) => error,
-                        Failure::NoHosts => error::call("connecting", zk::Error::NoHosts),
                         Failure::Expired => error::call("connecting", zk::Error::SessionExpired),
                     };
                     let temporary = error.is_temporary();
@@ -254,6 +255,7 @@ impl Keeper {
             };
             now = tokio::select! {
                 () = serving.ended() => zk::SessionState::Closed,
+                _ = conn.ended() => zk::SessionState::Disconnected,
                 now = state.changed() => now,
             };
         }
