@@ -2,12 +2,14 @@
 //!
 //! A [`Server`] is a child process ([`LocalProcess`]) or a container of a Compose file ([`Container`]). [`Etcd`],
 //! [`Consul`], [`ZooKeeper`] and [`Eureka`] are such servers together with what an operator can do to them;
-//! [`EtcdCluster`], [`ConsulCluster`], [`ZooKeeperEnsemble`] and [`EurekaPeers`] are several that replicate. A single server without security is a container when the environment has
-//! `REGISTRY_TEST_COMPOSE=1` and an engine answers; all others are processes of this machine.
+//! [`EtcdCluster`], [`ConsulCluster`], [`ZooKeeperEnsemble`] and [`EurekaPeers`] are several that replicate. A single
+//! server without security is a container when the environment has `REGISTRY_TEST_COMPOSE=1` and an engine answers; all
+//! others are processes of this machine.
 //!
 //! Dropping a server ends it and removes its data, also while a case panics. When the program of the test is killed, a
 //! small shell process that outlives it does the same.
 
+mod cluster;
 mod consul;
 mod container;
 mod directory;
@@ -33,6 +35,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::fixture::Fault;
 
+pub use cluster::{Cluster, Member};
 pub use consul::{Consul, ConsulBuilder, ConsulCluster};
 pub use container::Container;
 pub use etcd::{Etcd, EtcdBuilder, EtcdCluster};

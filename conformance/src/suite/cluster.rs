@@ -15,6 +15,7 @@ use crate::world::{World, keys, same};
 
 pub(super) const CASES: &[Case] = &[
     case!(a_killed_leader_costs_nobody_his_registration, members),
+    case!(a_killed_follower_costs_nobody_his_registration, members),
     case!(a_hung_leader_costs_nobody_his_registration, members),
     case!(a_hung_member_is_left_for_another, |_, faults| faults
         .endpoints),
@@ -30,8 +31,18 @@ fn members(_: &Capability, faults: &Faults) -> bool {
     faults.members
 }
 
-/// Writes are taken again soon, nobody is reported as gone, and watches miss nothing.
 async fn a_killed_leader_costs_nobody_his_registration(world: World) -> Outcome {
+    costs_nobody_his_registration(world, &[Fault::StopLeader]).await
+}
+
+/// Whichever of them a client is connected to.
+async fn a_killed_follower_costs_nobody_his_registration(world: World) -> Outcome {
+    let each = [Fault::StopFollower(0), Fault::StopFollower(1)];
+    costs_nobody_his_registration(world, &each).await
+}
+
+/// When members die, one at a time, writes are taken again soon, nobody is reported as gone, and watches miss nothing.
+async fn costs_nobody_his_registration(world: World, deaths: &[Fault]) -> Outcome {
     let (writer, reader) = (world.client().await?, world.client().await?);
     let mut instances = several(&world, 20);
     let _handles = hold(writer.clone(), &instances).await?;
@@ -40,20 +51,20 @@ async fn a_killed_leader_costs_nobody_his_registration(world: World) -> Outcome 
     fresh(&view, &instances, world.visible()).await?;
     let follower = Observer::following(reader.clone(), world.service("web").into());
     world.shows(&follower, &instances).await?;
-    world.inject(Fault::StopLeader).await?;
-    let late = world.instance("web", "late");
-    eventually(ELECTION + SLACK, "a write to be taken", || async {
-        Ok(writer
-            .register(&world.registration(&late))
-            .await
-            .map(drop)?)
-    })
-    .await?;
-    instances.push(late);
-    world.shows_within(RECOVERY, &follower, &instances).await?;
-    fresh(&view, &instances, RECOVERY).await?;
-    world.inject(Fault::Heal).await?;
-    world.finds(&reader, "web", &instances).await?;
+    for (number, death) in deaths.iter().enumerate() {
+        world.inject(death.clone()).await?;
+        let late = world.instance("web", &format!("late-{number}"));
+        eventually(ELECTION + SLACK, "a write to be taken", || async {
+            let registration = world.registration(&late);
+            Ok(writer.register(&registration).await.map(drop)?)
+        })
+        .await?;
+        instances.push(late);
+        world.shows_within(RECOVERY, &follower, &instances).await?;
+        fresh(&view, &instances, RECOVERY).await?;
+        world.inject(Fault::Heal).await?;
+        world.finds(&reader, "web", &instances).await?;
+    }
     laws::never_lost(&world.history().events(), &keys(&instances))
 }
 

@@ -208,7 +208,8 @@ async fn datacenters() -> Result {
 
 async fn cluster() -> Result {
     let cluster = ConsulCluster::start().await?;
-    let (servers, agent) = (cluster.servers(), cluster.agent());
+    let (cluster, agent) = (cluster.servers(), cluster.agent());
+    let servers = cluster.members();
     register(agent).await?;
     known(agent, true).await?;
     let first = cluster.leader().await?;

@@ -1,18 +1,15 @@
 //! Three servers and an agent of theirs.
 
-use std::time::Duration;
-
-use registry_core::{Error, ErrorKind, Result};
+use registry_core::{Error, ErrorKind, Result, async_trait};
 
 use super::builder::{Agent, Role};
 use super::{Consul, ConsulBuilder};
-use crate::fixture::Fault;
-use crate::server::{Server, at_once, heal, until, wipe};
+use crate::server::{Cluster, Member, Server, at_once};
 
-/// Three Consul servers of one data centre and a client agent of theirs, without security.
+/// Three Consul servers of one data centre, and a client agent of theirs that goes on whatever happens to them.
 #[derive(Debug)]
 pub struct ConsulCluster {
-    servers: Vec<Consul>,
+    servers: Cluster<Consul>,
     agent: Consul,
 }
 
@@ -20,7 +17,7 @@ impl ConsulCluster {
     /// Starts one and waits until it serves.
     ///
     /// # Errors
-    /// As [`Server::restart`](crate::Server::restart).
+    /// As [`Server::restart`].
     pub async fn start() -> Result<Self> {
         let servers: Vec<_> = (0..3).map(|i| Agent::new(format!("s{i}"))).collect();
         let peers: Vec<_> = servers.iter().map(|server| server.lan).collect();
@@ -30,15 +27,14 @@ impl ConsulCluster {
             .chain([(Agent::new("client".to_owned()), Role::Client(peers.clone()))])
             .map(|(agent, role)| agent.start(role, ConsulBuilder::default()));
         let mut servers = at_once(starts).await?;
-        match servers.pop() {
-            Some(agent) => Ok(Self { servers, agent }),
-            None => Err(Error::new(ErrorKind::Unavailable, "no agent was started")),
-        }
+        let none = || Error::new(ErrorKind::Unavailable, "no agent was started");
+        let agent = servers.pop().ok_or_else(none)?;
+        let servers = Cluster::new(servers);
+        Ok(Self { servers, agent })
     }
 
-    /// Its servers, in an order that does not change. One that is killed and restarted alone is ready when a majority
-    /// is there.
-    pub fn servers(&self) -> &[Consul] {
+    /// Its servers.
+    pub fn servers(&self) -> &Cluster<Consul> {
         &self.servers
     }
 
@@ -46,58 +42,17 @@ impl ConsulCluster {
     pub fn agent(&self) -> &Consul {
         &self.agent
     }
+}
 
-    /// Which server leads, as that server itself says; waits for up to 30 s until one does.
-    ///
-    /// # Errors
-    /// `Unavailable` when none does by then.
-    pub async fn leader(&self) -> Result<usize> {
-        until(Duration::from_secs(30), || async {
-            for (i, server) in self.servers.iter().enumerate() {
-                let asked = tokio::time::timeout(
-                    Duration::from_secs(1),
-                    server.ask("GET", "/v1/status/leader", ""),
-                );
-                let own = server.rpc.map(|rpc| format!("\"{rpc}\""));
-                if let Ok(Ok(leader)) = asked.await
-                    && own.as_deref() == Some(leader.trim())
-                {
-                    return Ok(i);
-                }
-            }
-            Err(Error::new(ErrorKind::Unavailable, "no server leads"))
-        })
-        .await
+#[async_trait]
+impl Member for Consul {
+    fn server(&self) -> &dyn Server {
+        self.server()
     }
 
-    /// Makes a fault that a cluster can make: those from [`Fault::StopLeader`] to [`Fault::Heal`]. The client
-    /// agent goes on all the while.
-    ///
-    /// # Errors
-    /// `Unsupported` for another fault; else as [`Server`]'s methods, and as [`leader`](Self::leader).
-    pub async fn inject(&self, fault: &Fault) -> Result<()> {
-        match fault {
-            Fault::StopLeader => self.leading().await?.kill().await,
-            Fault::PauseLeader => self.leading().await?.pause().await,
-            Fault::StopMost => {
-                let leader = self.leader().await?;
-                self.servers[leader].server().kill().await?;
-                self.servers[(leader + 1) % self.servers.len()]
-                    .server()
-                    .kill()
-                    .await
-            }
-            Fault::WipeMembers => wipe(&self.all()).await,
-            Fault::Heal => heal(&self.all()).await,
-            other => Err(other.unsupported()),
-        }
-    }
-
-    async fn leading(&self) -> Result<&dyn Server> {
-        Ok(self.servers[self.leader().await?].server())
-    }
-
-    fn all(&self) -> Vec<&dyn Server> {
-        self.servers.iter().map(|server| server.server()).collect()
+    async fn leads(&self) -> Result<bool> {
+        let leader = self.ask("GET", "/v1/status/leader", "").await?;
+        let own = self.rpc.map(|rpc| format!("\"{rpc}\""));
+        Ok(own.as_deref() == Some(leader.trim()))
     }
 }

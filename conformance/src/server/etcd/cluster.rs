@@ -1,97 +1,46 @@
 //! Three members that replicate.
 
-use std::time::Duration;
+use registry_core::{Result, async_trait};
 
-use registry_core::{Error, ErrorKind, Result};
-
-use super::builder::Member;
+use super::builder::Member as Start;
 use super::{Etcd, EtcdBuilder, field};
-use crate::fixture::Fault;
-use crate::server::{Server, at_once, heal, until, wipe};
+use crate::server::{Cluster, Member, Server, at_once};
 
-/// Three etcd servers that are one registry, without security.
-#[derive(Debug)]
-pub struct EtcdCluster {
-    members: Vec<Etcd>,
-}
+/// Three etcd servers that are one registry.
+pub type EtcdCluster = Cluster<Etcd>;
 
 impl EtcdCluster {
     /// Starts one and waits until it serves.
     ///
     /// # Errors
-    /// As [`Server::restart`](crate::Server::restart).
+    /// As [`Server::restart`].
     pub async fn start() -> Result<Self> {
-        let members: Vec<_> = (0..3).map(|i| Member::new(format!("m{i}"))).collect();
-        let peers: Vec<_> = members.iter().map(Member::peer).collect();
+        let members: Vec<_> = (0..3).map(|i| Start::new(format!("m{i}"))).collect();
+        let peers: Vec<_> = members.iter().map(Start::peer).collect();
         let peers = peers.join(",");
         let starts = members
             .into_iter()
             .map(|member| member.start(&peers, EtcdBuilder::default()));
-        Ok(Self {
-            members: at_once(starts).await?,
-        })
+        Ok(Self::new(at_once(starts).await?))
+    }
+}
+
+#[async_trait]
+impl Member for Etcd {
+    fn server(&self) -> &dyn Server {
+        self.server()
     }
 
-    /// Its members, in an order that does not change. One that is killed and restarted alone is ready when a majority
-    /// is there.
-    pub fn members(&self) -> &[Etcd] {
-        &self.members
-    }
-
-    /// Which member leads, as those that answer say; waits for up to 30 s until one does.
-    ///
-    /// # Errors
-    /// `Unavailable` when none does by then.
-    pub async fn leader(&self) -> Result<usize> {
-        until(Duration::from_secs(30), || async {
-            for (i, member) in self.members.iter().enumerate() {
-                let status = [
-                    "endpoint",
-                    "status",
-                    "--write-out",
-                    "fields",
-                    "--command-timeout=1s",
-                ];
-                let Ok(said) = member.etcdctl(&status).await else {
-                    continue;
-                };
-                let id = field(&said, "MemberID");
-                if id.is_some() && id == field(&said, "Leader") {
-                    return Ok(i);
-                }
-            }
-            Err(Error::new(ErrorKind::Unavailable, "no member leads"))
-        })
-        .await
-    }
-
-    /// Makes a fault that a cluster can make: those from [`Fault::StopLeader`] to [`Fault::Heal`].
-    ///
-    /// # Errors
-    /// `Unsupported` for another fault; else as [`Server`]'s methods, and as [`leader`](Self::leader).
-    pub async fn inject(&self, fault: &Fault) -> Result<()> {
-        match fault {
-            Fault::StopLeader => self.leading().await?.kill().await,
-            Fault::PauseLeader => self.leading().await?.pause().await,
-            Fault::StopMost => {
-                let leader = self.leader().await?;
-                self.members[leader].server().kill().await?;
-                self.members[(leader + 1) % self.members.len()]
-                    .server()
-                    .kill()
-                    .await
-            }
-            Fault::WipeMembers => wipe(&self.all()).await,
-            Fault::Heal => heal(&self.all()).await,
-            other => Err(other.unsupported()),
-        }
-    }
-
-    async fn leading(&self) -> Result<&dyn Server> {
-        Ok(self.members[self.leader().await?].server())
-    }
-
-    fn all(&self) -> Vec<&dyn Server> {
-        self.members.iter().map(|member| member.server()).collect()
+    async fn leads(&self) -> Result<bool> {
+        let status = [
+            "endpoint",
+            "status",
+            "--write-out",
+            "fields",
+            "--command-timeout=1s",
+        ];
+        let said = self.etcdctl(&status).await?;
+        let id = field(&said, "MemberID");
+        Ok(id.is_some() && id == field(&said, "Leader"))
     }
 }

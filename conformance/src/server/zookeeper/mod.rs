@@ -98,14 +98,6 @@ impl ZooKeeper {
         ask(self.server.address(), word).await
     }
 
-    /// Whether it leads an ensemble.
-    ///
-    /// # Errors
-    /// As [`ask`](Self::ask).
-    pub async fn leads(&self) -> Result<bool> {
-        Ok(self.ask("srvr").await?.contains("Mode: leader"))
-    }
-
     /// How many watches it has open.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ impl Site for Cluster {
     }
 
     async fn inject(&self, fault: &Fault) -> Result<()> {
-        self.0.inject(fault).await
+        self.0.servers().inject(fault).await
     }
 
     fn log(&self) -> String {

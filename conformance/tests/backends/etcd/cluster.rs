@@ -62,8 +62,6 @@ impl Site for Cluster {
     }
 
     fn log(&self) -> String {
-        let members = self.0.members().iter();
-        let logs: Vec<_> = members.map(|member| member.server().log()).collect();
-        logs.join("\n")
+        self.0.log()
     }
 }

@@ -72,8 +72,6 @@ impl Site for Cluster {
     }
 
     fn log(&self) -> String {
-        let members = self.ensemble.members().iter();
-        let logs: Vec<_> = members.map(|member| member.server().log()).collect();
-        logs.join("\n")
+        self.ensemble.log()
     }
 }
