@@ -68,6 +68,17 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let [mode, who, target] = &arguments[..]
+        && mode == eureka::PEAK
+    {
+        return match runtime.block_on(eureka::peak(who, target)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let mut code = ExitCode::SUCCESS;
     let mut report = |name: &str, result: Result<(), Failure>| {
         if let Err(error) = result {

@@ -1,4 +1,4 @@
-//! Times, and how they are printed.
+//! Times and memory, and how they are printed.
 
 use std::time::Duration;
 
@@ -52,4 +52,25 @@ pub(crate) fn connections(port: u16) -> std::io::Result<usize> {
         remote.ends_with(&wanted) && fields.next() == Some(ESTABLISHED)
     });
     Ok(to_port.count())
+}
+
+/// How far the memory of this process has grown at most since it was started, in KiB: the peak of what is resident,
+/// less what was resident at first.
+pub(crate) struct Growth(u64);
+
+impl Growth {
+    pub(crate) fn from_here() -> std::io::Result<Self> {
+        Ok(Self(status("VmRSS:")?))
+    }
+
+    pub(crate) fn peak(&self) -> std::io::Result<u64> {
+        Ok(status("VmHWM:")?.saturating_sub(self.0))
+    }
+}
+
+fn status(field: &str) -> std::io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    number.ok_or_else(|| std::io::Error::other(format!("no {field}")))
 }
