@@ -41,9 +41,7 @@ pub(super) const CASES: &[Case] = &[
         |_, faults| faults.maintain
     ),
     case!(a_recheck_of_the_living_changes_nothing),
-    case!(a_recheck_finds_the_dead, |capability, faults| capability
-        .recheck
-        && faults.processes),
+    case!(a_recheck_finds_the_dead, recheck_shows),
     case!(
         a_killed_registrant_is_gone_within_the_crash_window,
         kill_shows
@@ -67,6 +65,10 @@ fn silent_ones_lapse(capability: &Capability, faults: &Faults) -> bool {
 
 fn kill_shows(capability: &Capability, faults: &Faults) -> bool {
     faults.processes && crash_is_short(capability)
+}
+
+fn recheck_shows(capability: &Capability, faults: &Faults) -> bool {
+    faults.processes && capability.recheck && capability.windows.crash.is_some()
 }
 
 fn stop_shows(capability: &Capability, faults: &Faults) -> bool {

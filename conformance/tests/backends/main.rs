@@ -13,7 +13,7 @@ use std::sync::Arc;
 use registry_conformance::{Backend, MemoryBackend};
 
 fn main() -> ExitCode {
-    let backends: [Arc<dyn Backend>; 14] = [
+    let backends: [Arc<dyn Backend>; 15] = [
         Arc::new(MemoryBackend),
         Arc::new(mdns::MdnsBackend),
         Arc::new(etcd::EtcdBackend),
@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         Arc::new(zookeeper::ZooKeeperBackend),
         Arc::new(zookeeper::ClusterBackend),
         Arc::new(zookeeper::SecuredBackend),
+        // Its cases wait for the longest.
+        Arc::new(eureka::ProductionBackend::default()),
         Arc::new(eureka::EurekaBackend::default()),
         Arc::new(eureka::PeersBackend::default()),
         Arc::new(eureka::SecuredBackend::default()),

@@ -52,6 +52,9 @@ async fn first_event_is_a_snapshot(world: World) -> Outcome {
     let instances = [world.instance("web", "a"), world.instance("web", "b")];
     world.register_all(&writer, &instances).await?;
     world.finds(&reader, "web", &instances).await?;
+    // A server may keep what a lookup and what a watch is told for a while each.
+    let third = Observer::following(world.client().await?, world.service("web").into());
+    world.shows(&third, &instances).await?;
     // A client that looked already, and one that asks for the first time.
     for client in [reader, world.client().await?] {
         for (service, expected) in [("web", &instances[..]), ("nobody", &[])] {

@@ -2,6 +2,7 @@
 //! and one that is secured.
 
 mod peers;
+mod production;
 mod secured;
 
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 pub(crate) use peers::PeersBackend;
+pub(crate) use production::ProductionBackend;
 pub(crate) use secured::SecuredBackend;
 
 /// What a server that all cases share can be made to do.
