@@ -21,6 +21,7 @@ pub fn cases() -> impl Iterator<Item = Case> {
         deregister::CASES,
         lookup::CASES,
         watch::CASES,
+        watch::consumers::CASES,
         watch::others::CASES,
         liveness::CASES,
         faults::CASES,
