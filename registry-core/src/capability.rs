@@ -19,7 +19,7 @@ pub struct Capability {
     pub ttl: TtlScope,
     /// The TTL that is granted where none is wished for.
     pub default_ttl: Option<Duration>,
-    /// The checks that the registry runs itself; a registration that carries another one is refused.
+    /// The checks that the registry runs itself; [`register`](crate::Registry::register) refuses another one.
     pub checks: &'static [Check],
     /// [`Scope::All`](crate::Scope::All) can be watched.
     pub watch_all: bool,
@@ -66,6 +66,8 @@ pub enum Check {
     Grpc,
     /// [`CheckKind::Command`].
     Command,
+    /// [`CheckKind::Ttl`].
+    Ttl,
 }
 
 impl From<&CheckKind> for Check {
@@ -75,6 +77,7 @@ impl From<&CheckKind> for Check {
             CheckKind::Tcp(_) => Self::Tcp,
             CheckKind::Grpc(..) => Self::Grpc,
             CheckKind::Command(_) => Self::Command,
+            CheckKind::Ttl => Self::Ttl,
         }
     }
 }
@@ -179,21 +182,20 @@ impl Capability {
             return Err(Error::new(ErrorKind::Invalid, why).with("instance", key));
         }
         for check in &registration.checks {
-            if check.interval.is_zero()
-                || check.timeout.is_zero()
-                || check.passes == 0
-                || check.failures == 0
-            {
-                let why = "a check is refused; its interval, timeout, passes and failures are more than 0";
-                return Err(Error::new(ErrorKind::Invalid, why).with("instance", key));
-            }
+            check
+                .admit()
+                .map_err(|error| error.with("instance", &key))?;
             let check = Check::from(&check.kind);
             if !self.checks.contains(&check) {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     format!(
-                        "this registry runs no {check:?} check; it runs {}",
-                        names(self.checks)
+                        "this registry runs no {check:?} check; it runs {}{}",
+                        names(self.checks),
+                        match cfg!(feature = "health") {
+                            true => "",
+                            false => "; with the feature \"health\" the registrar runs it",
+                        }
                     ),
                 )
                 .with("instance", key));

@@ -10,6 +10,7 @@ mod discovery;
 mod driver;
 mod error;
 mod fanout;
+mod health;
 mod instance;
 mod memory;
 mod registrar;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Error, Result};
-use crate::instance::{Address, Instance, InstanceBuilder, InstanceKey};
+use crate::error::{Error, ErrorKind, Result};
+use crate::instance::{Address, Instance, InstanceBuilder, InstanceKey, Status};
 
 /// An instance that this process wants kept in the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +15,10 @@ pub struct Registration {
     /// How long the registry should keep the instance after this process fell silent. A wish that means "at
     /// least": [`Registered::ttl`] says what was granted. `None` takes the backend's default.
     pub ttl: Option<Duration>,
-    /// Checks that the registry should run; see [`Capability::checks`](crate::Capability::checks).
+    /// Checks that decide whether it is shown as healthy; see [`HealthCheck`].
     pub checks: Vec<HealthCheck>,
+    /// The status that the program chose, while a check that runs on this side shows it as `Down`.
+    pub(crate) chosen: Option<Status>,
 }
 
 impl Registration {
@@ -33,6 +35,7 @@ impl Registration {
             instance: Arc::new(instance.try_into()?),
             ttl: None,
             checks: Vec::new(),
+            chosen: None,
         })
     }
 
@@ -42,7 +45,7 @@ impl Registration {
         self
     }
 
-    /// Adds a check for the registry to run.
+    /// Adds a check.
     pub fn check(mut self, check: HealthCheck) -> Self {
         self.checks.push(check);
         self
@@ -51,6 +54,30 @@ impl Registration {
     /// Who is registered.
     pub fn key(&self) -> InstanceKey {
         self.instance.key()
+    }
+
+    /// The instance as the program described it.
+    pub(crate) fn described(&self) -> InstanceBuilder {
+        let builder = self.instance.edit();
+        match self.chosen {
+            Some(status) => builder.status(status),
+            None => builder,
+        }
+    }
+
+    /// As the program described it now, and as it is shown: who would be called and fails a check is `Down`.
+    pub(crate) fn showing(&self, described: Instance, failing: bool) -> Result<Self> {
+        let status = described.status;
+        let hides = failing && matches!(status, Status::Up | Status::Warning);
+        let instance = match hides {
+            true => described.edit().status(Status::Down).build()?,
+            false => described,
+        };
+        Ok(Self {
+            instance: Arc::new(instance),
+            chosen: hides.then_some(status),
+            ..self.clone()
+        })
     }
 }
 
@@ -67,11 +94,16 @@ impl From<Instance> for Registration {
             instance: Arc::new(instance),
             ttl: None,
             checks: Vec::new(),
+            chosen: None,
         }
     }
 }
 
-/// A check that a registry runs against an instance.
+/// A check of an instance, which is shown as `Down` while it fails.
+///
+/// A registry that can run it does so, see [`Capability::checks`](crate::Capability::checks). For the others the
+/// registrar runs it beside the service, with the feature `health`; without it such a check is refused. Until the first
+/// answer the instance is shown as the program described it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HealthCheck {
@@ -85,8 +117,8 @@ pub struct HealthCheck {
     pub passes: u16,
     /// How many checks in a row must fail until the instance counts as `Down`. Default 1.
     pub failures: u16,
-    /// The registry removes an instance that was `Down` for this long. A wish that means "at least". Default: the
-    /// registry's own habit.
+    /// The registry removes an instance that was `Down` for this long. A wish that means "at least"; the registrar removes
+    /// nobody. Default: the registry's own habit.
     pub remove_after: Option<Duration>,
 }
 
@@ -132,6 +164,20 @@ impl HealthCheck {
         self.remove_after = Some(time);
         self
     }
+
+    /// Refuses what no check can be, with `Invalid`.
+    pub(crate) fn admit(&self) -> Result<()> {
+        if self.interval.is_zero()
+            || self.timeout.is_zero()
+            || self.passes == 0
+            || self.failures == 0
+        {
+            let why =
+                "a check is refused; its interval, timeout, passes and failures are more than 0";
+            return Err(Error::new(ErrorKind::Invalid, why));
+        }
+        Ok(())
+    }
 }
 
 /// What a [`HealthCheck`] asks.
@@ -144,8 +190,12 @@ pub enum CheckKind {
     Tcp(Address),
     /// The standard gRPC health service at this address says `SERVING` for this service name (empty: the server).
     Grpc(Address, String),
-    /// This command, run without a shell, ends with code 0.
+    /// This command, run without a shell, ends with code 0. On this side it is ended with its process group when its time
+    /// is up, and only where [`RegistrarConfig::command_checks`](crate::RegistrarConfig::command_checks) allows it.
     Command(Vec<String>),
+    /// The program itself says so, at least once in each interval: [`RegistrationHandle::pass`](crate::RegistrationHandle::pass).
+    /// Its silence is a failure.
+    Ttl,
 }
 
 /// What a registry made of a [`Registration`].

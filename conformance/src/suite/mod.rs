@@ -3,6 +3,7 @@
 mod cluster;
 mod deregister;
 mod faults;
+mod health;
 mod limits;
 mod liveness;
 mod lookup;
@@ -24,6 +25,7 @@ pub fn cases() -> impl Iterator<Item = Case> {
         watch::consumers::CASES,
         watch::others::CASES,
         liveness::CASES,
+        health::CASES,
         faults::CASES,
         faults::wire::CASES,
         faults::store::CASES,

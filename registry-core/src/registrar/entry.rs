@@ -11,12 +11,15 @@ use super::handle::{RegistrationHandle, RegistrationState};
 use super::task::{Edit, Request, closed};
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{Checkup, Report};
 use crate::instance::Instance;
 use crate::registration::{Held, Registered, Registration};
 use crate::time::NEVER;
 
 /// Two renewals are at least this far apart, however short a TTL was granted.
 const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
+/// Time between two tries to publish what the checks say, when it is refused.
+const VERDICT_PAUSE: Duration = Duration::from_secs(30);
 /// Time between two tries to take an id whose owner may be dead.
 const DISPUTE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -44,6 +47,10 @@ pub(super) struct Entry {
     pub(super) waiting: Vec<Waiting>,
     /// Who wants this key next, once this registration is gone.
     pub(super) successor: Option<Request>,
+    /// The checks that run on this side.
+    pub(super) checkup: Option<Checkup>,
+    /// When what they say is tried again, after it was refused.
+    pub(super) judge_at: Option<Instant>,
     /// When who asked for it does not wait any more.
     until: Instant,
     /// How long an id that somebody else holds is tried again.
@@ -99,6 +106,8 @@ impl Entry {
             state: watch::Sender::new(RegistrationState::Degraded { since: now, reason }),
             waiting: Vec::new(),
             successor: None,
+            checkup: None,
+            judge_at: None,
             until,
             patience,
             disputed: None,
@@ -233,7 +242,7 @@ impl Entry {
     fn edited(&self, edit: Edit) -> Result<Registration> {
         let key = self.desired.key();
         // A panic of the caller's closure must not end the task that serves everybody.
-        let edited = catch_unwind(AssertUnwindSafe(|| edit(self.desired.instance.edit())));
+        let edited = catch_unwind(AssertUnwindSafe(|| edit(self.desired.described())));
         let panicked = |_| {
             Error::new(ErrorKind::Invalid, "the update's closure panicked").with("instance", &key)
         };
@@ -242,10 +251,44 @@ impl Entry {
             let why = "an update cannot change the service or the id; register anew";
             return Err(Error::new(ErrorKind::Invalid, why).with("instance", key));
         }
-        Ok(Registration {
-            instance: Arc::new(instance),
-            ..(*self.desired).clone()
-        })
+        self.desired.showing(instance, self.fails())
+    }
+
+    fn fails(&self) -> bool {
+        self.checkup.as_ref().is_some_and(Checkup::fails)
+    }
+
+    /// Hears what the program says of itself.
+    pub(super) fn report(&self, report: Report) {
+        if let Some(checkup) = &self.checkup {
+            checkup.report(report);
+        }
+    }
+
+    /// What the checks say may have been refused. What the registry has is kept, and they are heard again later.
+    pub(super) fn judge_later(&mut self) {
+        self.judge_at = self
+            .checkup
+            .as_ref()
+            .map(|_| Instant::now() + VERDICT_PAUSE);
+    }
+
+    /// Publishes what the checks say, where that is something else than what should be published.
+    pub(super) fn judge(&mut self) {
+        self.judge_at = None;
+        if self.leaving.is_some() {
+            return;
+        }
+        let described = self.desired.described().build();
+        let shown = described.and_then(|described| self.desired.showing(described, self.fails()));
+        match shown {
+            Ok(shown) if shown != *self.desired => {
+                self.desired = Arc::new(shown);
+                self.due = Instant::now();
+            }
+            // Never an error: it was valid before, and only its status is another one.
+            _ => {}
+        }
     }
 
     /// Fences the registration: from here it can only go.

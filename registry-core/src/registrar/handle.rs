@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::ask;
 use super::task::Command;
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::Report;
 use crate::instance::{InstanceBuilder, InstanceKey, Status};
 
 /// A registration that is kept true while this is held.
@@ -107,6 +108,25 @@ impl RegistrationHandle {
             reply,
         })
         .await
+    }
+
+    /// Says that all is well, for a [`CheckKind::Ttl`](crate::CheckKind::Ttl). Without one it does nothing.
+    pub fn pass(&self) {
+        self.report(Ok(()));
+    }
+
+    /// Says what is wrong, for a [`CheckKind::Ttl`](crate::CheckKind::Ttl). Without one it does nothing.
+    pub fn fail(&self, why: impl Into<String>) {
+        self.report(Err(why.into()));
+    }
+
+    fn report(&self, report: Report) {
+        // A task that is gone shows nothing any more.
+        let _ = self.commands.send(Command::Report {
+            key: self.key.clone(),
+            serial: self.serial,
+            report,
+        });
     }
 
     /// Publishes [`Status::Draining`] and returns when every client can have seen it, so that no new call comes

@@ -40,6 +40,8 @@ pub struct RegistrarConfig {
     /// How long a dropped handle is given to be deregistered after the last owner of the registrar is gone.
     /// Default 5 s.
     pub drop_timeout: Duration,
+    /// Whether checks that run on this side may run commands. Default `false`.
+    pub command_checks: bool,
 }
 
 impl Default for RegistrarConfig {
@@ -48,6 +50,7 @@ impl Default for RegistrarConfig {
             attempt_timeout: Duration::from_secs(5),
             verify_interval: Duration::from_secs(30),
             drop_timeout: Duration::from_secs(5),
+            command_checks: false,
         }
     }
 }
@@ -68,6 +71,12 @@ impl RegistrarConfig {
     /// Sets how long a dropped handle is given.
     pub const fn drop_timeout(mut self, timeout: Duration) -> Self {
         self.drop_timeout = timeout;
+        self
+    }
+
+    /// Sets whether checks that run on this side may run commands.
+    pub const fn command_checks(mut self, allowed: bool) -> Self {
+        self.command_checks = allowed;
         self
     }
 }

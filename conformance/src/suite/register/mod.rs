@@ -429,6 +429,7 @@ async fn a_check_that_the_registry_cannot_run_is_refused(world: World) -> Outcom
         CheckKind::Tcp(instance.address.clone()),
         CheckKind::Grpc(instance.address.clone(), String::new()),
         CheckKind::Command(vec!["true".to_owned()]),
+        CheckKind::Ttl,
     ];
     for kind in kinds {
         let check = Check::from(&kind);

@@ -16,6 +16,7 @@ use super::handle::RegistrationHandle;
 use crate::backoff::{Gate, Pass, Passage};
 use crate::capability::{Capability, TtlScope};
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{self, Checkup, Report};
 use crate::instance::{InstanceBuilder, InstanceKey};
 use crate::registration::{Held, Registered, Registration, Renewal};
 use crate::registry::Registry;
@@ -56,6 +57,17 @@ pub(super) enum Command {
         reply: oneshot::Sender<Result<()>>,
     },
     Abandon {
+        key: InstanceKey,
+        serial: u64,
+    },
+    /// What the program says of itself.
+    Report {
+        key: InstanceKey,
+        serial: u64,
+        report: Report,
+    },
+    /// Its checks have begun to fail, or pass again.
+    Judge {
         key: InstanceKey,
         serial: u64,
     },
@@ -181,6 +193,20 @@ impl Task {
                     entry.leave(None);
                 }
             }
+            Command::Report {
+                key,
+                serial,
+                report,
+            } => {
+                if let Some(entry) = self.entry(&key, serial) {
+                    entry.report(report);
+                }
+            }
+            Command::Judge { key, serial } => {
+                if let Some(entry) = self.entry(&key, serial) {
+                    entry.judge();
+                }
+            }
             Command::Close { deadline, reply } => self.close(deadline, Some(reply)),
         }
     }
@@ -221,15 +247,35 @@ impl Task {
         let Some(commands) = self.commands.upgrade() else {
             return;
         };
-        self.serial += 1;
         let capability = self.registry.capability();
         let Request {
             registration,
             until,
             reply,
         } = request;
+        let commands_allowed = self.config.command_checks;
+        let (registration, checks) =
+            match health::take(&registration, &capability, commands_allowed) {
+                Ok((registration, checks)) => (Arc::new(registration), checks),
+                Err(error) => return drop(reply.send(Err(error))),
+            };
+        self.serial += 1;
         let patience = dead_owner(&capability, &registration);
         let mut entry = Entry::new(self.serial, registration, until, patience);
+        if !checks.is_empty() {
+            let (serial, tell) = (self.serial, self.commands.clone());
+            let judge = {
+                let key = key.clone();
+                move || {
+                    let key = key.clone();
+                    // A task that is gone shows nothing any more.
+                    let _ = tell
+                        .upgrade()
+                        .map(|tell| tell.send(Command::Judge { key, serial }));
+                }
+            };
+            entry.checkup = Some(Checkup::start(key.clone(), checks, judge));
+        }
         let visible = capability.windows.visible;
         let handle = RegistrationHandle::new(
             key.clone(),
@@ -268,6 +314,13 @@ impl Task {
     fn start_due(&mut self) -> Instant {
         let now = Instant::now();
         let mut wake = now + NEVER;
+        for entry in self.entries.values_mut() {
+            match entry.judge_at {
+                Some(at) if at <= now => entry.judge(),
+                Some(at) => wake = wake.min(at),
+                None => {}
+            }
+        }
         let mut renewals: Option<Duration> = None;
         let (mut urgent, mut calls) = (Vec::new(), Vec::new());
         for (key, entry) in &self.entries {

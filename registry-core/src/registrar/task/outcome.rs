@@ -128,6 +128,7 @@ impl Task {
         }
         // An update that is refused is undone.
         entry.desired = accepted;
+        entry.judge_later();
         entry.retry_later(error);
         if entry.is_published() {
             entry.backoff.reset();
