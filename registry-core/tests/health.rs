@@ -15,7 +15,7 @@ use registry_core::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic_health::ServingStatus;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -100,6 +100,10 @@ async fn what_the_program_chose_comes_back_and_is_never_overruled() {
     handle.update(chosen(Status::Warning)).await.unwrap();
     assert_eq!(status(&registry).await, Status::Down, "it fails still");
     assert_eq!(lookup(&*registry, "greeter").await[0].weight, 7);
+    handle
+        .update(|instance| instance.version("2"))
+        .await
+        .unwrap();
     handle.pass();
     sleep(SECOND).await;
     assert_eq!(status(&registry).await, Status::Warning);
@@ -267,6 +271,21 @@ async fn one_check_never_runs_twice_at_a_time() {
     .await;
     assert_eq!(server.most.load(Ordering::SeqCst), 1);
     assert_eq!(status(&registry).await, Status::Up);
+}
+
+#[tokio::test]
+async fn an_interval_lies_between_two_checks() {
+    let (registry, server) = (Scripted::new(), Http::start().await);
+    let interval = Duration::from_millis(100);
+    let begin = Instant::now();
+    let handle = register(&registry, server.check().interval(interval)).await;
+    let _handle = handle.unwrap();
+    eventually(SOON, "four checks", async || {
+        (server.all.load(Ordering::SeqCst) >= 4).then_some(())
+    })
+    .await;
+    // Each may be a tenth shorter.
+    assert!(begin.elapsed() >= interval.mul_f64(3.0 * 0.9));
 }
 
 #[tokio::test]
