@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use registry_core::{
-    Capability, Check, CheckKind, HealthCheck, Instance, Registrar, Registration,
+    Capability, Change, Check, CheckKind, HealthCheck, Instance, Registrar, Registration,
     RegistrationHandle, Registry, Status,
 };
 use tokio::net::TcpListener;
 
 use crate::case::{Case, Outcome};
 use crate::fixture::Faults;
-use crate::laws;
+use crate::observer::Observer;
 use crate::wait::RECOVERY;
 use crate::world::{World, built};
 
@@ -43,7 +43,7 @@ async fn a_failing_check_shows_until_it_passes(world: World) -> Outcome {
     world
         .shows(&observer, std::slice::from_ref(&instance))
         .await?;
-    laws::never_lost(&world.history().events(), &[instance.key()])
+    never_removed(&observer)
 }
 
 /// A program that says that it fails is shown as `Down`, until it says that it does not.
@@ -62,7 +62,16 @@ async fn what_a_program_reports_of_itself_shows(world: World) -> Outcome {
     world
         .shows(&observer, std::slice::from_ref(&instance))
         .await?;
-    laws::never_lost(&world.history().events(), &[instance.key()])
+    never_removed(&observer)
+}
+
+fn never_removed(observer: &Observer) -> Outcome {
+    let told = observer.seen().changes;
+    let removed = told
+        .iter()
+        .find(|change| matches!(change, Change::Remove(_)));
+    ensure!(removed.is_none(), "it was removed in between: {told:?}");
+    Ok(())
 }
 
 /// An instance as it is described, and as it is shown while it fails.
