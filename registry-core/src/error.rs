@@ -44,6 +44,23 @@ impl ErrorKind {
         )
     }
 
+    /// In one lower-case word, for a label.
+    #[cfg(feature = "metrics")]
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Throttled => "throttled",
+            Self::Lost => "lost",
+            Self::Denied => "denied",
+            Self::Invalid => "invalid",
+            Self::Conflict => "conflict",
+            Self::Unsupported => "unsupported",
+            Self::Config => "config",
+            Self::Closed => "closed",
+            Self::Protocol => "protocol",
+        }
+    }
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Unavailable => "registry unavailable",

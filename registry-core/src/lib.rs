@@ -18,6 +18,7 @@ mod registration;
 mod registry;
 mod selector;
 mod target;
+mod telemetry;
 mod time;
 mod tls;
 mod turns;
@@ -38,7 +39,7 @@ pub use instance::{
 };
 pub use inventory;
 pub use memory::Memory;
-pub use registrar::{Registrar, RegistrarConfig, RegistrationHandle, RegistrationState};
+pub use registrar::{Readiness, Registrar, RegistrarConfig, RegistrationHandle, RegistrationState};
 pub use registration::{CheckKind, HealthCheck, Held, Registered, Registration, Renewal};
 pub use registry::{ReadOptions, Registry};
 pub use selector::{

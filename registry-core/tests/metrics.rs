@@ -1,4 +1,4 @@
-//! What a balancer tells the recorder of the crate `metrics`.
+//! What registrars, discoveries and balancers tell the recorder of the crate `metrics`.
 
 #![cfg(feature = "metrics")]
 
@@ -13,7 +13,9 @@ use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString,
     Unit,
 };
-use registry_core::{Discovery, Instance, Outcome, Registration, Registry, RoundRobin, Status};
+use registry_core::{
+    Discovery, Instance, Outcome, Registrar, Registration, Registry, RoundRobin, Status,
+};
 
 /// The values by name and labels.
 #[derive(Clone, Default)]
@@ -75,6 +77,59 @@ impl Recorder for Book {
     fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
         Histogram::noop()
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registrar_and_a_discovery_tell_of_their_calls() {
+    let book = Book::default();
+    let _set = metrics::set_default_local_recorder(&book);
+    let registry = Scripted::new();
+    let (registrar, discovery) = (
+        Registrar::new(registry.clone()),
+        Discovery::new(registry.clone()),
+    );
+    let handle = |id| registrar.register(Instance::new("greeter", "10.0.0.1:80").id(id));
+    let (a, b) = (handle("a").await.unwrap(), handle("b").await.unwrap());
+    let _view = discovery.service("greeter").await.unwrap();
+    let told = async |name: &str, wanted: &dyn Fn(f64) -> bool| {
+        let minute = Duration::from_secs(60);
+        eventually(minute, name, async || {
+            book.get(name).filter(|value| wanted(*value))
+        })
+        .await
+    };
+    let ok = "registry_attempts_total operation=register outcome=ok";
+    assert_eq!(book.get(ok), Some(2.0));
+    let registered = "registry_registrations state=registered";
+    assert_eq!(book.get(registered), Some(2.0));
+    assert_eq!(book.get("registry_registrations state=degraded"), Some(0.0));
+    told(
+        "registry_attempts_total operation=renew outcome=ok",
+        &|count| count >= 1.0,
+    )
+    .await;
+    registry.memory.forget(a.key());
+    told("registry_forgotten_total", &|count| count == 1.0).await;
+    told(ok, &|count| count == 3.0).await;
+    registry.memory.set_outage(true);
+    let away = "registry_attempts_total operation=renew outcome=unavailable";
+    told(away, &|count| count >= 1.0).await;
+    told("registry_registrations state=degraded", &|count| {
+        count == 2.0
+    })
+    .await;
+    registry.memory.set_outage(false);
+    told(registered, &|count| count == 2.0).await;
+    told("registry_resyncs_total service=greeter", &|count| {
+        count >= 1.0
+    })
+    .await;
+    a.deregister().await.unwrap();
+    assert_eq!(book.get(registered), Some(1.0));
+    let left = "registry_attempts_total operation=deregister outcome=ok";
+    assert_eq!(book.get(left), Some(1.0));
+    drop(b);
+    told(registered, &|count| count == 0.0).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing::Instrument;
 
 use super::guard::Guard;
 use super::view::{Freshness, Snapshot};
@@ -17,6 +18,7 @@ use super::{Shared, diff};
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{Instance, InstanceId, InstanceKey, ServiceName};
+use crate::telemetry;
 use crate::time::{NEVER, caught, within};
 use crate::watcher::{Change, Scope, Watcher};
 
@@ -182,8 +184,12 @@ impl Task {
                 )),
             }
         };
-        let opened = within(limit, opening).await;
+        let span = tracing::debug_span!("resync", service = %self.service);
+        let opened = within(limit, opening.instrument(span)).await;
         pass.settle(&opened);
+        if opened.is_ok() && self.generation > 0 {
+            telemetry::resync(&self.service);
+        }
         opened.map_err(|error| error.with("service", &self.service))
     }
 

@@ -25,6 +25,10 @@ use crate::time::{after, within};
 use feed::Feed;
 
 /// Follows services of one registry. Cheap to clone; clones share their watches.
+///
+/// With `tracing`, reading all of a service is a span of level `DEBUG`, `resync` with the field `service`. With the feature
+/// `metrics`, the counter `registry_resyncs_total`, by `service`, says how often that was done again after a watch had
+/// ended.
 #[derive(Clone)]
 pub struct Discovery {
     shared: Arc<Shared>,

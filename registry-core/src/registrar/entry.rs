@@ -2,18 +2,21 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::handle::{RegistrationHandle, RegistrationState};
+use super::readiness::Readiness;
 use super::task::{Edit, Request, closed};
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::{Checkup, Report};
 use crate::instance::Instance;
 use crate::registration::{Held, Registered, Registration};
+use crate::telemetry::Counted;
 use crate::time::NEVER;
 
 /// Two renewals are at least this far apart, however short a TTL was granted.
@@ -43,6 +46,9 @@ pub(super) struct Entry {
     /// It should go, and these want to know. From here there is no way back.
     pub(super) leaving: Option<Vec<oneshot::Sender<Result<()>>>>,
     pub(super) state: watch::Sender<RegistrationState>,
+    counted: Counted,
+    /// The registry has taken it once.
+    taken: Arc<AtomicBool>,
     /// Who waits for the first attempt to publish what is desired.
     pub(super) waiting: Vec<Waiting>,
     /// Who wants this key next, once this registration is gone.
@@ -104,6 +110,8 @@ impl Entry {
             busy: false,
             leaving: None,
             state: watch::Sender::new(RegistrationState::Degraded { since: now, reason }),
+            counted: Counted::new("degraded"),
+            taken: Arc::default(),
             waiting: Vec::new(),
             successor: None,
             checkup: None,
@@ -112,6 +120,10 @@ impl Entry {
             patience,
             disputed: None,
         }
+    }
+
+    pub(super) fn readiness(&self) -> Readiness {
+        Readiness::new(self.state.subscribe(), self.taken.clone())
     }
 
     /// Whether what should be published is what the registry has.
@@ -147,6 +159,8 @@ impl Entry {
             false => now + self.period(verify).mul_f64(1.0 - fastrand::f64() / 10.0),
         };
         if self.is_published() {
+            self.counted.turns("registered");
+            self.taken.store(true, Ordering::Release);
             self.state.send_if_modified(|state| {
                 let changed = !matches!(state, RegistrationState::Registered);
                 *state = RegistrationState::Registered;
@@ -204,7 +218,8 @@ impl Entry {
     }
 
     /// It cannot be said any more that the registry has it.
-    pub(super) fn degrade(&self, since: Instant, reason: &Error) {
+    pub(super) fn degrade(&mut self, since: Instant, reason: &Error) {
+        self.counted.turns("degraded");
         self.state.send_modify(|state| {
             let since = match state {
                 RegistrationState::Degraded { since, .. } => *since,

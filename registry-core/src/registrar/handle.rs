@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use super::ask;
+use super::readiness::Readiness;
 use super::task::Command;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Report;
@@ -20,13 +21,13 @@ pub struct RegistrationHandle {
     key: InstanceKey,
     /// Which registration of this key, for a key may be registered again.
     serial: u64,
-    state: watch::Receiver<RegistrationState>,
+    readiness: Readiness,
     commands: mpsc::UnboundedSender<Command>,
     /// How long a change takes to reach everybody.
     visible: Duration,
 }
 
-/// How a registration stands. A readiness probe can follow it.
+/// How a registration stands.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RegistrationState {
@@ -47,14 +48,14 @@ impl RegistrationHandle {
     pub(super) const fn new(
         key: InstanceKey,
         serial: u64,
-        state: watch::Receiver<RegistrationState>,
+        readiness: Readiness,
         commands: mpsc::UnboundedSender<Command>,
         visible: Duration,
     ) -> Self {
         Self {
             key,
             serial,
-            state,
+            readiness,
             commands,
             visible,
         }
@@ -67,8 +68,8 @@ impl RegistrationHandle {
 
     /// How the registration stands now.
     pub fn state(&self) -> RegistrationState {
-        let state = self.state.borrow().clone();
-        let abandoned = self.state.has_changed().is_err();
+        let state = self.readiness.state().borrow().clone();
+        let abandoned = self.readiness.state().has_changed().is_err();
         match state {
             RegistrationState::Registered if abandoned => {
                 let reason =
@@ -84,7 +85,12 @@ impl RegistrationHandle {
 
     /// Follows how the registration stands.
     pub fn watch(&self) -> watch::Receiver<RegistrationState> {
-        self.state.clone()
+        self.readiness.state().clone()
+    }
+
+    /// For a readiness probe of the program.
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
     }
 
     /// Publishes an edited description of the instance.
@@ -164,7 +170,7 @@ impl RegistrationHandle {
 
 impl Drop for RegistrationHandle {
     fn drop(&mut self) {
-        if !matches!(*self.state.borrow(), RegistrationState::Deregistered) {
+        if !matches!(self.state(), RegistrationState::Deregistered) {
             // A task that is gone has nothing left to deregister.
             let _ = self.commands.send(Command::Abandon {
                 key: self.key.clone(),

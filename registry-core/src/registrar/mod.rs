@@ -5,6 +5,7 @@
 
 mod entry;
 mod handle;
+mod readiness;
 mod task;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 pub use handle::{RegistrationHandle, RegistrationState};
+pub use readiness::Readiness;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::registration::Registration;
@@ -24,6 +26,20 @@ use task::{Command, Request, Task};
 /// Registers instances and keeps them registered until they are deregistered.
 ///
 /// Its task lives as long as the registrar or one of its handles.
+///
+/// # What it tells
+///
+/// With `tracing`, each call to the registry is a span of level `DEBUG`: `register` and `deregister` with the field
+/// `instance`, `renew` with `instances`, how many.
+///
+/// With the feature `metrics`, it tells the recorder of the crate `metrics`:
+///
+/// | Name | Kind | What |
+/// | --- | --- | --- |
+/// | `registry_registrations` | gauge | registrations that are held, by `state`: `registered`, `degraded` |
+/// | `registry_attempts_total` | counter | calls to the registry, by `operation` (`register`, `renew`, `deregister`) and `outcome`: `ok`, or the kind of the error in lower case |
+/// | `registry_attempt_seconds` | histogram | how long they took, by `operation` |
+/// | `registry_forgotten_total` | counter | registrations that the registry had forgotten, which were made again |
 #[derive(Clone, Debug)]
 pub struct Registrar {
     commands: mpsc::UnboundedSender<Command>,

@@ -62,6 +62,33 @@ async fn a_short_outage_is_not_told_and_a_long_one_is_once_the_ttl_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_program_is_ready_from_its_first_registration_on_until_it_leaves() {
+    let registry = Scripted::new();
+    registry.memory.set_outage(true);
+    let registrar = Registrar::new(registry.clone());
+    let handle = registrar.register(greeter("a")).await.unwrap();
+    let readiness = handle.readiness();
+    assert!(!readiness.is_ready(), "nobody has taken it yet");
+    let waiting = tokio::spawn({
+        let readiness = readiness.clone();
+        async move { readiness.ready().await }
+    });
+    registry.memory.set_outage(false);
+    let ready = timeout(6 * SECOND, waiting).await.expect("ready in time");
+    ready.unwrap().unwrap();
+    registry.memory.set_outage(true);
+    sleep(60 * SECOND).await;
+    assert!(!is_registered(&handle.state()));
+    assert!(readiness.is_ready(), "clients know it still");
+    registry.memory.set_outage(false);
+    handle.watch().wait_for(is_registered).await.unwrap();
+    handle.deregister().await.unwrap();
+    assert!(!readiness.is_ready());
+    let error = readiness.ready().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outage_slows_no_renewal_down() {
     let registry = Scripted::new();
     let registrar = Registrar::new(registry.clone());

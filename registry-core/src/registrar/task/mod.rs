@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument;
 
 use super::RegistrarConfig;
 use super::entry::{Caller, Entry, Waiting};
@@ -20,6 +21,7 @@ use crate::health::{self, Checkup, Report};
 use crate::instance::{InstanceBuilder, InstanceKey};
 use crate::registration::{Held, Registered, Registration, Renewal};
 use crate::registry::Registry;
+use crate::telemetry;
 use crate::time::{NEVER, after, caught, within};
 
 /// Most registrations and deregistrations on their way at once.
@@ -280,7 +282,7 @@ impl Task {
         let handle = RegistrationHandle::new(
             key.clone(),
             self.serial,
-            entry.state.subscribe(),
+            entry.readiness(),
             commands,
             visible,
         );
@@ -382,18 +384,22 @@ impl Task {
         let losses = self.losses;
         let (registry, limit) = (self.registry.clone(), self.config.attempt_timeout);
         if entry.leaving.is_some() {
-            self.running.spawn(async move {
-                let result = within(limit, registry.deregister(&key)).await;
+            let span = tracing::debug_span!("deregister", instance = %key);
+            let leaving = async move {
+                let result = attempt("deregister", limit, registry.deregister(&key)).await;
                 pass.settle(&result);
                 Done::Deregistered(key, result)
-            });
+            };
+            self.running.spawn(leaving.instrument(span));
         } else {
             let desired = entry.desired.clone();
-            self.running.spawn(async move {
-                let result = within(limit, registry.register(&desired)).await;
+            let span = tracing::debug_span!("register", instance = %key);
+            let registering = async move {
+                let result = attempt("register", limit, registry.register(&desired)).await;
                 pass.settle(&result);
                 Done::Registered(key, desired, result, losses)
-            });
+            };
+            self.running.spawn(registering.instrument(span));
         }
         Ok(())
     }
@@ -420,7 +426,9 @@ impl Task {
         self.renewing = true;
         let losses = self.losses;
         let (registry, limit) = (self.registry.clone(), self.config.attempt_timeout);
-        self.running.spawn(async move {
+        let span = tracing::debug_span!("renew", instances = held.len());
+        let renewing = async move {
+            let begin = Instant::now();
             let results = match within(limit, async { Ok(registry.renew(&held).await) }).await {
                 Ok(results) if results.len() == held.len() => results,
                 Ok(_) => {
@@ -434,10 +442,12 @@ impl Task {
                 .find(|result| result.is_ok())
                 .or(results.first());
             if let Some(result) = answered {
+                telemetry::attempt("renew", begin, result);
                 pass.settle(result);
             }
             Done::Renewed(held, results, losses)
-        });
+        };
+        self.running.spawn(renewing.instrument(span));
     }
 
     /// The plugin says that something may be lost: renew everything now.
@@ -454,6 +464,18 @@ impl Task {
             entry.due = entry.due.min(now);
         }
     }
+}
+
+/// The outcome of a call to the registry, which is told.
+async fn attempt<T>(
+    operation: &'static str,
+    limit: Duration,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let begin = Instant::now();
+    let result = within(limit, call).await;
+    telemetry::attempt(operation, begin, &result);
+    result
 }
 
 async fn lost(registry: &dyn Registry) -> Result<()> {

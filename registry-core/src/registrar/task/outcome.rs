@@ -8,7 +8,9 @@ use super::{Done, Losses, Task, closed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::InstanceKey;
 use crate::registrar::RegistrationState;
+use crate::registrar::entry::Entry;
 use crate::registration::{Held, Registered, Registration, Renewal};
+use crate::telemetry;
 
 impl Task {
     pub(super) fn note(&mut self, done: Done) {
@@ -173,6 +175,7 @@ impl Task {
                     let reason = Error::new(ErrorKind::Unavailable, why)
                         .with("instance", &held.registered.key);
                     tracing::warn!(instance = %held.registered.key, "the registry forgot a registration; registering again");
+                    telemetry::forgotten();
                     entry.held = None;
                     entry.due = Instant::now();
                     entry.degrade(entry.due, &reason);
@@ -199,7 +202,8 @@ impl Task {
     /// While the registry is away, TTLs run out.
     fn note_away(&mut self, error: &Error) {
         self.away = Some(error.clone());
-        for entry in self.entries.values().filter(|entry| entry.is_overdue()) {
+        let overdue = |entry: &&mut Entry| entry.is_overdue();
+        for entry in self.entries.values_mut().filter(overdue) {
             entry.degrade(entry.confirmed, error);
         }
     }
