@@ -129,7 +129,10 @@ fn execute(backend: &Arc<dyn Backend>, case: &Case) -> Outcome {
 
 async fn conduct(case: &Case, world: &World) -> Outcome {
     let windows = world.capability().windows;
-    let limit = LIMIT.saturating_add(windows.visible.max(windows.gone) * WINDOWS);
+    let removed = windows.removed.map(|window| window.plus);
+    let limit = LIMIT
+        .saturating_add(windows.visible.max(windows.gone) * WINDOWS)
+        .saturating_add(removed.unwrap_or_default());
     let mut task = tokio::spawn(case.start(world.clone()));
     match timeout(limit, &mut task).await {
         Ok(Ok(outcome)) => outcome,

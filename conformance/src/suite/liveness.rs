@@ -46,6 +46,7 @@ pub(super) const CASES: &[Case] = &[
         a_killed_registrant_is_gone_within_the_crash_window,
         kill_shows
     ),
+    case!(a_killed_registrant_is_removed_in_the_end, removal_shows),
     case!(a_killed_registrant_may_come_back_at_once, |_, faults| {
         faults.processes
     }),
@@ -65,6 +66,12 @@ fn silent_ones_lapse(capability: &Capability, faults: &Faults) -> bool {
 
 fn kill_shows(capability: &Capability, faults: &Faults) -> bool {
     faults.processes && crash_is_short(capability)
+}
+
+/// Where the dead are shown for a while.
+fn removal_shows(capability: &Capability, faults: &Faults) -> bool {
+    let windows = capability.windows;
+    faults.processes && windows.removed.is_some() && windows.removed != windows.crash
 }
 
 fn recheck_shows(capability: &Capability, faults: &Faults) -> bool {
@@ -386,6 +393,23 @@ async fn a_killed_registrant_is_gone_within_the_crash_window(world: World) -> Ou
     process.kill().await?;
     world
         .shows_nobody(world.crash(Some(SHORT)), &observer)
+        .await
+}
+
+/// A registry that keeps the dead removes them within the window that it says.
+async fn a_killed_registrant_is_removed_in_the_end(world: World) -> Outcome {
+    let reader = world.client().await?;
+    let instance = world.instance("web", "a");
+    let process = world.registrant(&instance, SHORT).await?;
+    let observer = world.observe(&reader, "web").await?;
+    world
+        .shows(&observer, std::slice::from_ref(&instance))
+        .await?;
+    process.kill().await?;
+    let removed = world.capability().windows.removed;
+    let window = removed.map(|window| window.at(Some(SHORT)));
+    world
+        .shows_within(window.unwrap_or_default() + SLACK, &observer, &[])
         .await
 }
 
