@@ -17,6 +17,24 @@
 //! # Ok(()) }
 //! ```
 //!
+//! A server registers when its port is open, and goes in the order in which no call is lost:
+//!
+//! ```no_run
+//! use registry_core::{Address, Instance, Registrar};
+//! use registry_tonic::serve_with_registration;
+//! use tokio::net::TcpListener;
+//! use tonic::service::RoutesBuilder;
+//! use tonic::transport::Server;
+//!
+//! # async fn example(registrar: Registrar) -> Result<(), Box<dyn std::error::Error>> {
+//! let listener = TcpListener::bind("0.0.0.0:0").await?;
+//! let greeter = Instance::new("greeter", Address::advertise(listener.local_addr()?)?);
+//! let router = Server::builder().add_routes(RoutesBuilder::default().routes()); // add_service(GreeterServer::new(…))
+//! let interrupted = async { let _ = tokio::signal::ctrl_c().await; };
+//! serve_with_registration(router, listener, &registrar, greeter, interrupted).await?;
+//! # Ok(()) }
+//! ```
+//!
 //! # Where a call goes
 //!
 //! To whom the balancer picks, if it is connected to; else to the next one. Who cannot be connected to is told to the
@@ -50,9 +68,11 @@ mod greeting;
 mod pool;
 mod response;
 mod retry;
+mod server;
 mod tls;
 
 pub use channel::{Channel, channel};
 pub use config::ChannelConfig;
 #[cfg(doc)]
 use registry_core::Balancer;
+pub use server::{ServeConfig, serve_with_config, serve_with_registration};
