@@ -234,6 +234,26 @@ async fn when_all_are_unreachable_they_are_tried_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_keeps_connections_says_whom_calls_should_avoid() {
+    let (_registry, balancer) = among(&["a", "b"], RoundRobin::default()).await;
+    let picked = || shares(&balancer, 20).len();
+    let a = balancer.view().snapshot().instances[0].id.clone();
+    balancer.connected(&"nobody".try_into().unwrap(), false);
+    balancer.connected(&a, false);
+    eventually(SECOND, "avoided without a call", async || {
+        (picked() == 1).then_some(())
+    })
+    .await;
+    let start = Instant::now();
+    balancer.connected(&a, true);
+    eventually(SECOND, "called again at once", async || {
+        (picked() == 2).then_some(())
+    })
+    .await;
+    assert!(start.elapsed() < SECOND);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_application_error_keeps_an_instance() {
     let (_registry, balancer) = among(&["a", "b"], RoundRobin::default()).await;
     for _ in 0..10 {

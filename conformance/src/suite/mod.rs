@@ -3,6 +3,7 @@
 mod cluster;
 mod deregister;
 mod faults;
+mod grpc;
 mod health;
 mod limits;
 mod liveness;
@@ -26,6 +27,7 @@ pub fn cases() -> impl Iterator<Item = Case> {
         watch::others::CASES,
         liveness::CASES,
         health::CASES,
+        grpc::CASES,
         faults::CASES,
         faults::wire::CASES,
         faults::store::CASES,

@@ -29,7 +29,7 @@ pub use pick::Pick;
 
 use crate::discovery::{Discovery, View};
 use crate::error::{Error, Result};
-use crate::instance::ServiceName;
+use crate::instance::{InstanceId, ServiceName};
 use crate::selector::{Available, Member, PickRequest, Selector, Stage};
 use crate::time::after;
 use plane::Plane;
@@ -215,6 +215,18 @@ impl Balancer {
             age = ?plane.built.elapsed(),
             "a pick, one of about 1024"
         );
+    }
+
+    /// Says that this instance could be connected to, or could not, without a call: for whoever keeps connections ready,
+    /// so that no call has to find it out. A failure counts as [`Outcome::Unreachable`](crate::Outcome::Unreachable)
+    /// does; a success ends the time for which the instance is avoided. An id that is not among the instances is
+    /// passed over.
+    pub fn connected(&self, id: &InstanceId, connected: bool) {
+        let plane = self.plane.load();
+        let mut nodes = plane.stripes().map(|nodes| &nodes[0]);
+        if let Some(node) = nodes.find(|node| node.instance.id == *id) {
+            node.reach.connected(connected);
+        }
     }
 
     /// What it picks from.

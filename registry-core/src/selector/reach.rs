@@ -126,6 +126,17 @@ impl Reach {
         }
     }
 
+    /// Somebody who keeps connections beside the calls could connect, or could not.
+    pub(crate) fn connected(&self, connected: bool) {
+        if !connected {
+            self.learn(Outcome::Unreachable);
+        } else if self.suspect.load(Ordering::Relaxed) {
+            *self.lock() = None;
+            self.suspect.store(false, Ordering::Relaxed);
+            self.changed.notify_one();
+        }
+    }
+
     fn connect_failed(&self) {
         let mut failures = self.lock();
         let in_a_row = failures

@@ -1,0 +1,221 @@
+//! The connection to one instance, made ahead of calls and again whenever it ends.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::fmt::Display;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use h2::Reason;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use registry_core::{Address, Balancer, Instance};
+use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::body::RequestBody;
+use crate::config::ChannelConfig;
+use crate::greeting::{Greeting, Wire};
+use crate::tls;
+
+/// The longest interval of signs of life, for a peer that wants few.
+const CALMEST: Duration = Duration::from_secs(600);
+
+/// What the connections of a channel share.
+pub(crate) struct Maker {
+    pub(crate) config: ChannelConfig,
+    /// Is told who can be connected to, so that it picks nobody else.
+    pub(crate) balancer: Balancer,
+    /// Wakes the calls that wait for a connection.
+    pub(crate) moved: watch::Sender<()>,
+}
+
+/// How a connection stands.
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    /// It is being made, for the first time or again.
+    Connecting,
+    /// It takes requests.
+    Ready(SendRequest<RequestBody>),
+    /// The last try failed; another one follows.
+    Failed(Arc<str>),
+}
+
+/// The connection to one instance. Dropped, it takes no more requests, and ends when those that run have ended.
+pub(crate) struct Connection {
+    pub(crate) address: Address,
+    state: watch::Receiver<State>,
+    _wanted: oneshot::Sender<Infallible>,
+}
+
+type Established = (
+    SendRequest<RequestBody>,
+    Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>,
+);
+
+impl Connection {
+    pub(crate) fn open(instance: Arc<Instance>, maker: Arc<Maker>) -> Self {
+        let (state, follow) = watch::channel(State::Connecting);
+        let (wanted, unwanted) = oneshot::channel();
+        let address = instance.address.clone();
+        tokio::spawn(run(instance, maker, state, unwanted));
+        Self {
+            address,
+            state: follow,
+            _wanted: wanted,
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        match &*self.state.borrow() {
+            // It has ended, and its task is about to say so.
+            State::Ready(send) if send.is_closed() => State::Connecting,
+            state => state.clone(),
+        }
+    }
+}
+
+async fn run(
+    instance: Arc<Instance>,
+    maker: Arc<Maker>,
+    state: watch::Sender<State>,
+    mut unwanted: oneshot::Receiver<Infallible>,
+) {
+    let config = &maker.config;
+    let mut keep_alive = config.keep_alive;
+    let mut pause = config.first_pause;
+    let tell = |now: State| {
+        match &now {
+            State::Connecting => {}
+            State::Ready(_) => maker.balancer.connected(&instance.id, true),
+            State::Failed(_) => maker.balancer.connected(&instance.id, false),
+        }
+        state.send_replace(now);
+        maker.moved.send_replace(());
+    };
+    loop {
+        let made = tokio::select! {
+            biased;
+            _ = &mut unwanted => return,
+            made = connect(&instance.address, config, keep_alive) => made,
+        };
+        let began = Instant::now();
+        let why = match made {
+            Err(why) => why,
+            Ok((send, mut connection)) => {
+                tell(State::Ready(send));
+                let ended = tokio::select! {
+                    ended = &mut connection => ended,
+                    _ = &mut unwanted => {
+                        // No request can be sent any more; those that run are finished.
+                        state.send_replace(State::Connecting);
+                        let _ = connection.await;
+                        return;
+                    }
+                };
+                if let Err(error) = &ended
+                    && reason(error) == Some(Reason::ENHANCE_YOUR_CALM)
+                {
+                    keep_alive =
+                        keep_alive.map(|interval| (interval * 2).min(CALMEST.max(interval)));
+                }
+                if began.elapsed() >= config.longest_pause {
+                    pause = config.first_pause;
+                    tell(State::Connecting);
+                    continue;
+                }
+                // Who takes connections and ends them at once is no better than who takes none.
+                match ended {
+                    Ok(()) => "the peer closed the connection".to_owned(),
+                    Err(error) => chain(&error),
+                }
+            }
+        };
+        tracing::debug!(instance = %instance.key(), address = %instance.address, why, "no connection");
+        tell(State::Failed(why.into()));
+        tokio::select! {
+            _ = &mut unwanted => return,
+            () = sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
+        }
+        pause = (pause * 2).min(config.longest_pause);
+    }
+}
+
+/// A connection whose peer speaks HTTP/2, or why there is none.
+async fn connect(
+    address: &Address,
+    config: &ChannelConfig,
+    keep_alive: Option<Duration>,
+) -> Result<Established, String> {
+    let limit = config.connect_timeout;
+    timeout(limit, establish(address, config, keep_alive))
+        .await
+        .unwrap_or_else(|_| Err(format!("no HTTP/2 connection within {limit:?}")))
+}
+
+async fn establish(
+    address: &Address,
+    config: &ChannelConfig,
+    keep_alive: Option<Duration>,
+) -> Result<Established, String> {
+    let stream = match address.socket_addr() {
+        Some(socket) => TcpStream::connect(socket).await,
+        None => TcpStream::connect(address.as_str()).await,
+    };
+    let stream = stream.map_err(|error| error.to_string())?;
+    // A request must not wait for the answer to the one before it.
+    stream
+        .set_nodelay(true)
+        .map_err(|error| error.to_string())?;
+    let wire: Box<dyn Wire> = match &config.tls {
+        None => Box::new(stream),
+        Some(tls) => {
+            let name = config.server_name.as_deref();
+            Box::new(tls::handshake(tls, name, address, stream).await?)
+        }
+    };
+    let (wire, greeted) = Greeting::new(wire);
+    let (send, connection) = Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(keep_alive)
+        .keep_alive_timeout(config.keep_alive_timeout)
+        .keep_alive_while_idle(true)
+        .handshake(TokioIo::new(wire))
+        .await
+        .map_err(|error| chain(&error))?;
+    let mut connection = Box::pin(connection);
+    tokio::select! {
+        biased;
+        Ok(greeted) = greeted => greeted?,
+        ended = &mut connection => {
+            return Err(match ended {
+                Ok(()) => "the peer closed the connection before it said a word of HTTP/2".to_owned(),
+                Err(error) => chain(&error),
+            });
+        }
+    }
+    Ok((send, connection))
+}
+
+/// Why the peer ended a connection or a stream, where HTTP/2 says it.
+pub(crate) fn reason(error: &hyper::Error) -> Option<Reason> {
+    http2_error(error).and_then(h2::Error::reason)
+}
+
+pub(crate) fn http2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source()?.downcast_ref()
+}
+
+/// An error with those that caused it.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next: &dyn Display = error;
+        text = format!("{text}: {next}");
+        source = error.source();
+    }
+    text
+}
