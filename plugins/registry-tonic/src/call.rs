@@ -215,8 +215,7 @@ impl<'a> Call<'a> {
         let mut head = self.head.clone();
         let config = self.config();
         let mut uri = head.uri.into_parts();
-        let tls = config.tls.is_some();
-        uri.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
+        uri.scheme = Some(scheme(config));
         uri.authority = Some(authority(instance, config.server_name.as_deref()));
         uri.path_and_query
             .get_or_insert_with(|| PathAndQuery::from_static("/"));
@@ -270,8 +269,15 @@ impl<'a> Call<'a> {
     }
 }
 
+pub(crate) fn scheme(config: &ChannelConfig) -> Scheme {
+    match config.tls {
+        Some(_) => Scheme::HTTPS,
+        None => Scheme::HTTP,
+    }
+}
+
 /// What the request says whom it is for.
-fn authority(instance: &Instance, server_name: Option<&str>) -> Authority {
+pub(crate) fn authority(instance: &Instance, server_name: Option<&str>) -> Authority {
     let address = &instance.address;
     let text = match (server_name, address.host()) {
         (Some(name), _) => name.to_owned(),

@@ -42,6 +42,9 @@
 //! most for [`connect_timeout`](ChannelConfig::connect_timeout). Where there is nobody it fails at once, or waits
 //! with [`wait_for_ready`](ChannelConfig::wait_for_ready).
 //!
+//! An instance may also be [asked for its health](ChannelConfig::health), over the same connection: who does not say
+//! that it serves, or does not answer, is not called.
+//!
 //! A call that no instance has seen goes to another one: it was not sent, or the peer says that it has not looked at it.
 //! One that an instance may have seen is sent again only where that
 //! [is said to be safe](ChannelConfig::idempotent), within a [budget](ChannelConfig::retry_budget), at most
@@ -56,7 +59,6 @@
 //!
 //! - An instance is called at its first address, whatever further ones it has.
 //! - All calls to an instance share one connection, and wait where the peer's limit of concurrent streams is reached.
-//! - The health service of an instance is not asked: who may be called is what the registry says and what calls meet.
 
 mod body;
 mod call;
@@ -65,6 +67,7 @@ mod config;
 mod connection;
 mod deadline;
 mod greeting;
+mod health;
 mod pool;
 mod response;
 mod retry;
