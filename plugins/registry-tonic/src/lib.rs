@@ -1,4 +1,4 @@
-//! gRPC over a service registry, for programs on [tonic](tonic).
+//! gRPC over a service registry, for programs on [tonic].
 //!
 //! A [`Channel`] is what generated clients take in place of tonic's own. It follows a service: one HTTP/2 connection to
 //! each instance, made ahead of calls and again when it ends; each call goes where the [`Balancer`] says.
