@@ -14,6 +14,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::body::{Replay, RequestBody};
+use crate::channel::CallKey;
 use crate::config::ChannelConfig;
 use crate::connection::State;
 use crate::deadline;
@@ -109,7 +110,7 @@ impl<'a> Call<'a> {
                     // Whom the balancer will pick may be connected to already.
                     Some(_) => {
                         let left = patience.saturating_duration_since(Instant::now());
-                        let request = PickRequest::default();
+                        let request = self.asked();
                         self.pool
                             .balancer()
                             .pick_within(left, &request)
@@ -132,7 +133,7 @@ impl<'a> Call<'a> {
         let most = tried.len() + LOOKS;
         let mut soon = false;
         let error = loop {
-            let request = PickRequest::default().exclude(&tried);
+            let request = self.asked().exclude(&tried);
             let pick = match self.pool.balancer().pick_with(&request) {
                 Ok(pick) if tried.len() < most => pick,
                 Ok(_) => break None,
@@ -163,6 +164,15 @@ impl<'a> Call<'a> {
         match soon {
             true => Found::Soon,
             false => Found::Nobody(error),
+        }
+    }
+
+    /// What the call asks of the selector.
+    fn asked(&self) -> PickRequest<'static> {
+        let request = PickRequest::default();
+        match self.head.extensions.get() {
+            Some(CallKey(key)) => request.hash(*key),
+            None => request,
         }
     }
 

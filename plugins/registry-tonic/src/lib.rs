@@ -40,7 +40,8 @@
 //! To whom the balancer picks, if it is connected to; else to the next one. Who cannot be connected to is told to the
 //! balancer before a call meets it. Where somebody is being connected to and nobody else is there, the call waits, at
 //! most for [`connect_timeout`](ChannelConfig::connect_timeout). Where there is nobody it fails at once, or waits
-//! with [`wait_for_ready`](ChannelConfig::wait_for_ready).
+//! with [`wait_for_ready`](ChannelConfig::wait_for_ready). Selectors that keep calls together find what they have in
+//! common as a [`CallKey`].
 //!
 //! An instance may also be [asked for its health](ChannelConfig::health), over the same connection: who does not say
 //! that it serves, or does not answer, is not called.
@@ -74,7 +75,7 @@ mod retry;
 mod server;
 mod tls;
 
-pub use channel::{Channel, channel};
+pub use channel::{CallKey, Channel, channel};
 pub use config::ChannelConfig;
 #[cfg(doc)]
 use registry_core::Balancer;
