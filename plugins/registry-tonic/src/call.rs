@@ -131,11 +131,16 @@ impl<'a> Call<'a> {
     async fn look(&mut self) -> Found {
         let mut tried = self.answered.clone();
         let most = tried.len() + LOOKS;
-        let mut soon = false;
+        let (mut soon, mut paused) = (false, false);
         let error = loop {
             let request = self.asked().exclude(&tried);
             let pick = match self.pool.balancer().pick_with(&request) {
                 Ok(pick) if tried.len() < most => pick,
+                // Who asked for a pause has had it.
+                Err(_) if std::mem::take(&mut paused) => {
+                    tried.clone_from(&self.answered);
+                    continue;
+                }
                 Ok(_) => break None,
                 Err(error) => break Some(error),
             };
@@ -150,9 +155,12 @@ impl<'a> Call<'a> {
                 }
                 Some(State::Ready(connection)) => match self.send(connection, pick).await {
                     Sent::Answer(answer) => return Found::Answer(answer),
-                    Sent::Elsewhere(failed) => {
-                        if failed.is_ok() {
-                            self.answered.push(member);
+                    Sent::Elsewhere(failed, pause) => {
+                        match (&failed, pause) {
+                            (Ok(_), true) => paused = true,
+                            (Ok(_), false) => self.answered.push(member),
+                            // Its connection broke and is made again.
+                            (Err(_), _) => soon = true,
                         }
                         self.failed = Some(failed);
                     }
@@ -204,10 +212,12 @@ impl<'a> Call<'a> {
             && self.in_time(answer.pushback)
             && config.budget.withdraw();
         if again {
-            if let Some(pause) = answer.pushback {
+            let pushback = answer.pushback;
+            if let Some(pause) = pushback {
                 sleep(pause).await;
             }
-            return Sent::Elsewhere(answer.into_answer(self.deadline));
+            let failed = answer.into_answer(self.deadline);
+            return Sent::Elsewhere(failed, pushback.is_some());
         }
         self.body.settle();
         Sent::Answer(answer.into_answer(self.deadline))

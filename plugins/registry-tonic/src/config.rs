@@ -152,7 +152,8 @@ impl ChannelConfig {
     }
 
     /// Says of which methods, such as `/greeter.Greeter/SayHello`, a call may be done twice: it is sent to another
-    /// instance when one answers `UNAVAILABLE`, or when its connection breaks before it answers. Default: none.
+    /// instance when one answers `UNAVAILABLE`, or when its connection breaks before it answers; and to the same one,
+    /// where nobody else is left, after the pause that it asked for or when it is connected to again. Default: none.
     pub fn idempotent(mut self, rule: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.idempotent = Arc::new(rule);
         self

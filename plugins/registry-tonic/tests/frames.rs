@@ -93,6 +93,35 @@ async fn what_a_peer_has_not_looked_at_goes_elsewhere() {
 }
 
 #[tokio::test]
+async fn an_idempotent_call_outlives_the_connection_of_the_only_instance() {
+    let fleet = Fleet::new();
+    let server = common::Server::start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    fleet.add("0", listener.local_addr().unwrap()).await;
+    let behind = server.address;
+    let (connected, mut told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let (mut peer, _) = listener.accept().await.unwrap();
+        peer.write_all(SETTINGS).await.unwrap();
+        let mut preface = [0; 24];
+        peer.read_exact(&mut preface).await.unwrap();
+        connected.send(()).unwrap();
+        read_until(&mut peer, HEADERS).await.unwrap();
+        drop(peer);
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let mut server = TcpStream::connect(behind).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut peer, &mut server).await;
+    });
+    // A connection counts as lasting after 10 ms.
+    let pauses = config().pauses(SECOND / 100, SECOND / 100);
+    let client = fleet.client(pauses.idempotent(|_| true)).await;
+    told.recv().await.unwrap();
+    tokio::time::sleep(SECOND / 10).await;
+    check(&client).await.unwrap();
+    assert_eq!(server.calls(), 1);
+}
+
+#[tokio::test]
 async fn other_resets_stay_where_they_are() {
     let fleet = Fleet::new();
     let _servers = fleet.servers(1).await;
