@@ -6,6 +6,8 @@ pub mod args;
 pub mod client;
 pub mod console;
 pub mod greeter;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 pub mod hint;
 pub mod server;
 pub mod signal;

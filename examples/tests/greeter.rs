@@ -1,99 +1,22 @@
 //! `greeter-server` and `greeter-client`, as in two terminals.
 
-use std::net::{Ipv4Addr, UdpSocket};
-use std::process::Stdio;
-use std::time::Duration;
+mod common;
 
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::timeout;
+use common::{Program, own_mdns};
+use tokio::process::Command;
 
-/// A killed server is missed when its TTL of 15 s has run out.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A program whose output is read as it comes.
-struct Program {
-    process: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-    text: String,
+fn server(registry: &str, id: &str) -> Program {
+    let args = ["--id", id, "--host", "127.0.0.1"];
+    Program::start(env!("CARGO_BIN_EXE_greeter-server"), registry, &args)
 }
 
-impl Program {
-    fn start(binary: &str, registry: &str, args: &[&str]) -> Self {
-        let mut process = Command::new(binary)
-            .args(args)
-            .env("REGISTRY_URL", registry)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self {
-            process,
-            lines,
-            text: String::new(),
-        }
-    }
-
-    fn server(registry: &str, id: &str) -> Self {
-        let args = ["--id", id, "--host", "127.0.0.1"];
-        Self::start(env!("CARGO_BIN_EXE_greeter-server"), registry, &args)
-    }
-
-    fn client(registry: &str, args: &[&str]) -> Self {
-        Self::start(env!("CARGO_BIN_EXE_greeter-client"), registry, args)
-    }
-
-    /// Waits until the program says a line with all of these.
-    async fn says(&mut self, parts: &[&str]) {
-        let said = async {
-            while let Some(line) = self.lines.next_line().await.unwrap() {
-                self.text += &line;
-                self.text += "\n";
-                if parts.iter().all(|part| line.contains(part)) {
-                    return true;
-                }
-            }
-            false
-        };
-        let said = timeout(PATIENCE, said).await;
-        assert!(
-            matches!(said, Ok(true)),
-            "never said {parts:?}:\n{}",
-            self.text
-        );
-    }
-
-    /// Does what Ctrl-C does, and waits for the clean end.
-    async fn interrupt(mut self) {
-        let pid = self.process.id().unwrap();
-        let kill = format!("kill -INT {pid}");
-        assert!(
-            Command::new("sh")
-                .args(["-c", &kill])
-                .status()
-                .await
-                .unwrap()
-                .success()
-        );
-        let ended = timeout(PATIENCE, self.process.wait()).await;
-        let ended = ended.expect("it ends when it is interrupted").unwrap();
-        while let Some(line) = self.lines.next_line().await.unwrap() {
-            self.text += &line;
-            self.text += "\n";
-        }
-        assert!(ended.success(), "{ended}:\n{}", self.text);
-    }
+fn client(registry: &str, args: &[&str]) -> Program {
+    Program::start(env!("CARGO_BIN_EXE_greeter-client"), registry, args)
 }
 
 #[tokio::test]
 async fn servers_come_and_go_and_every_call_is_answered() {
-    let port = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    a_fleet(&format!("mdns://?loopback=true&port={port}"), "gone").await;
+    a_fleet(&own_mdns(), "gone").await;
 }
 
 #[cfg(feature = "etcd")]
@@ -171,12 +94,12 @@ fn is_left_out(name: &str, missing: Option<String>) -> bool {
 
 /// Servers come, one is killed, which the client is told of with this word, one leaves, and every call is answered.
 async fn a_fleet(registry: &str, killed: &str) {
-    let mut first = Program::server(registry, "first");
-    let mut second = Program::server(registry, "second");
+    let mut first = server(registry, "first");
+    let mut second = server(registry, "second");
     first.says(&["registered", "greeter/first"]).await;
     second.says(&["registered", "greeter/second"]).await;
 
-    let mut client = Program::client(registry, &["--every", "0.05"]);
+    let mut client = client(registry, &["--every", "0.05"]);
     client.says(&["call", "this is first"]).await;
     client.says(&["call", "this is second"]).await;
 
@@ -186,7 +109,7 @@ async fn a_fleet(registry: &str, killed: &str) {
         .await;
     client.says(&[killed, "second"]).await;
 
-    let mut third = Program::server(registry, "third");
+    let mut third = server(registry, "third");
     third.says(&["registered"]).await;
     client.says(&["call", "this is third"]).await;
 
@@ -202,11 +125,11 @@ async fn a_fleet(registry: &str, killed: &str) {
 
 #[tokio::test]
 async fn on_memory_each_program_is_alone_and_says_so() {
-    let mut server = Program::server("memory://", "alone");
+    let mut server = server("memory://", "alone");
     server.says(&["a registry inside this process"]).await;
     server.says(&["registered", "greeter/alone"]).await;
 
-    let mut client = Program::client("memory://", &["--calls", "1"]);
+    let mut client = client("memory://", &["--calls", "1"]);
     client.says(&["call 1", "nobody"]).await;
     assert_eq!(client.process.wait().await.unwrap().code(), Some(1));
     server.interrupt().await;

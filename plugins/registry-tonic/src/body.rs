@@ -128,3 +128,64 @@ impl Body for RequestBody {
         SizeHint::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    fn replay(limit: usize) -> Replay {
+        let parts = ["one", "two", "three"];
+        let frames =
+            parts.map(|part| Ok::<_, Status>(Frame::data(Bytes::from_static(part.as_bytes()))));
+        let body = StreamBody::new(tokio_stream::iter(frames));
+        Replay::new(tonic::body::Body::new(body), limit)
+    }
+
+    async fn next(body: &mut RequestBody) -> Option<Bytes> {
+        let frame = body.frame().await?;
+        Some(frame.unwrap().into_data().unwrap())
+    }
+
+    async fn rest(body: RequestBody) -> Bytes {
+        body.collect().await.unwrap().to_bytes()
+    }
+
+    #[tokio::test]
+    async fn it_is_sent_again_from_its_beginning() {
+        let replay = replay(100);
+        let mut first = replay.again();
+        assert_eq!(next(&mut first).await.unwrap(), "one");
+        assert_eq!(next(&mut first).await.unwrap(), "two");
+        assert!(replay.can_be_sent_again());
+        assert_eq!(rest(replay.again()).await, "onetwothree");
+        assert_eq!(rest(replay.again()).await, "onetwothree");
+        let error = first.frame().await.unwrap().unwrap_err();
+        assert_eq!(error.code(), tonic::Code::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn what_is_longer_than_the_limit_is_sent_once() {
+        let replay = replay(7);
+        let mut first = replay.again();
+        next(&mut first).await.unwrap();
+        next(&mut first).await.unwrap();
+        assert!(replay.can_be_sent_again());
+        assert_eq!(next(&mut first).await.unwrap(), "three");
+        assert!(!replay.can_be_sent_again());
+        assert_eq!(next(&mut first).await, None);
+        assert!(replay.lock().sent.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_second_sending_that_is_settled_midway_is_whole() {
+        let replay = replay(100);
+        next(&mut replay.again()).await.unwrap();
+        let mut second = replay.again();
+        assert_eq!(next(&mut second).await.unwrap(), "one");
+        replay.settle();
+        assert_eq!(rest(second).await, "twothree");
+        assert!(replay.lock().sent.is_empty());
+    }
+}

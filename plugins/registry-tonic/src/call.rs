@@ -14,6 +14,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::body::{Replay, RequestBody};
+use crate::channel::CallKey;
 use crate::config::ChannelConfig;
 use crate::connection::State;
 use crate::deadline;
@@ -109,7 +110,7 @@ impl<'a> Call<'a> {
                     // Whom the balancer will pick may be connected to already.
                     Some(_) => {
                         let left = patience.saturating_duration_since(Instant::now());
-                        let request = PickRequest::default();
+                        let request = self.asked();
                         self.pool
                             .balancer()
                             .pick_within(left, &request)
@@ -130,11 +131,16 @@ impl<'a> Call<'a> {
     async fn look(&mut self) -> Found {
         let mut tried = self.answered.clone();
         let most = tried.len() + LOOKS;
-        let mut soon = false;
+        let (mut soon, mut paused) = (false, false);
         let error = loop {
-            let request = PickRequest::default().exclude(&tried);
+            let request = self.asked().exclude(&tried);
             let pick = match self.pool.balancer().pick_with(&request) {
                 Ok(pick) if tried.len() < most => pick,
+                // Who asked for a pause has had it.
+                Err(_) if std::mem::take(&mut paused) => {
+                    tried.clone_from(&self.answered);
+                    continue;
+                }
                 Ok(_) => break None,
                 Err(error) => break Some(error),
             };
@@ -149,9 +155,12 @@ impl<'a> Call<'a> {
                 }
                 Some(State::Ready(connection)) => match self.send(connection, pick).await {
                     Sent::Answer(answer) => return Found::Answer(answer),
-                    Sent::Elsewhere(failed) => {
-                        if failed.is_ok() {
-                            self.answered.push(member);
+                    Sent::Elsewhere(failed, pause) => {
+                        match (&failed, pause) {
+                            (Ok(_), true) => paused = true,
+                            (Ok(_), false) => self.answered.push(member),
+                            // Its connection broke and is made again.
+                            (Err(_), _) => soon = true,
                         }
                         self.failed = Some(failed);
                     }
@@ -163,6 +172,15 @@ impl<'a> Call<'a> {
         match soon {
             true => Found::Soon,
             false => Found::Nobody(error),
+        }
+    }
+
+    /// What the call asks of the selector.
+    fn asked(&self) -> PickRequest<'static> {
+        let request = PickRequest::default();
+        match self.head.extensions.get() {
+            Some(CallKey(key)) => request.hash(*key),
+            None => request,
         }
     }
 
@@ -194,10 +212,12 @@ impl<'a> Call<'a> {
             && self.in_time(answer.pushback)
             && config.budget.withdraw();
         if again {
-            if let Some(pause) = answer.pushback {
+            let pushback = answer.pushback;
+            if let Some(pause) = pushback {
                 sleep(pause).await;
             }
-            return Sent::Elsewhere(answer.into_answer(self.deadline));
+            let failed = answer.into_answer(self.deadline);
+            return Sent::Elsewhere(failed, pushback.is_some());
         }
         self.body.settle();
         Sent::Answer(answer.into_answer(self.deadline))
@@ -215,8 +235,7 @@ impl<'a> Call<'a> {
         let mut head = self.head.clone();
         let config = self.config();
         let mut uri = head.uri.into_parts();
-        let tls = config.tls.is_some();
-        uri.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
+        uri.scheme = Some(scheme(config));
         uri.authority = Some(authority(instance, config.server_name.as_deref()));
         uri.path_and_query
             .get_or_insert_with(|| PathAndQuery::from_static("/"));
@@ -270,8 +289,15 @@ impl<'a> Call<'a> {
     }
 }
 
+pub(crate) fn scheme(config: &ChannelConfig) -> Scheme {
+    match config.tls {
+        Some(_) => Scheme::HTTPS,
+        None => Scheme::HTTP,
+    }
+}
+
 /// What the request says whom it is for.
-fn authority(instance: &Instance, server_name: Option<&str>) -> Authority {
+pub(crate) fn authority(instance: &Instance, server_name: Option<&str>) -> Authority {
     let address = &instance.address;
     let text = match (server_name, address.host()) {
         (Some(name), _) => name.to_owned(),

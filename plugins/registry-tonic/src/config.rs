@@ -32,6 +32,10 @@ pub struct ChannelConfig {
     /// The name that certificates must be made out to and that is sent as SNI and as the request's authority, for
     /// instances whose addresses are not in their certificates. Default: the host of each address.
     pub server_name: Option<String>,
+    /// The gRPC service, such as `greeter.Greeter` or the empty name for all of a server, whose health each instance
+    /// is asked for by the standard health service: who does not say that it serves is not called. One without a health
+    /// service serves. Default: none is asked.
+    pub health: Option<String>,
     /// Limits calls that have no deadline of their own, and those with a later one. Default: none.
     pub timeout: Option<Duration>,
     /// Whether a call waits while there is nobody to call. Default `false`: it fails at once.
@@ -56,6 +60,7 @@ impl Default for ChannelConfig {
             keep_alive_timeout: Duration::from_secs(10),
             tls: None,
             server_name: None,
+            health: None,
             timeout: None,
             wait_for_ready: false,
             longest_wait: Duration::from_secs(30),
@@ -104,6 +109,12 @@ impl ChannelConfig {
         self
     }
 
+    /// Asks each instance for the health of this gRPC service; the empty name is that of a whole server.
+    pub fn health(mut self, service: impl Into<String>) -> Self {
+        self.health = Some(service.into());
+        self
+    }
+
     /// Limits every call.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -141,7 +152,8 @@ impl ChannelConfig {
     }
 
     /// Says of which methods, such as `/greeter.Greeter/SayHello`, a call may be done twice: it is sent to another
-    /// instance when one answers `UNAVAILABLE`, or when its connection breaks before it answers. Default: none.
+    /// instance when one answers `UNAVAILABLE`, or when its connection breaks before it answers; and to the same one,
+    /// where nobody else is left, after the pause that it asked for or when it is connected to again. Default: none.
     pub fn idempotent(mut self, rule: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.idempotent = Arc::new(rule);
         self
@@ -187,6 +199,7 @@ impl fmt::Debug for ChannelConfig {
             .field("keep_alive", &self.keep_alive)
             .field("tls", &self.tls)
             .field("server_name", &self.server_name)
+            .field("health", &self.health)
             .field("timeout", &self.timeout)
             .field("wait_for_ready", &self.wait_for_ready)
             .field("attempts", &self.attempts)

@@ -3,11 +3,14 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::Display;
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use h2::Reason;
+use http::Uri;
+use http::uri::{Parts, PathAndQuery};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use registry_core::{Address, Balancer, Instance};
@@ -16,8 +19,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::body::RequestBody;
+use crate::call::{authority, scheme};
 use crate::config::ChannelConfig;
 use crate::greeting::{Greeting, Wire};
+use crate::health;
 use crate::tls;
 
 /// The longest interval of signs of life, for a peer that wants few.
@@ -105,15 +110,16 @@ async fn run(
         let why = match made {
             Err(why) => why,
             Ok((send, mut connection)) => {
-                tell(State::Ready(send));
                 let ended = tokio::select! {
-                    ended = &mut connection => ended,
-                    _ = &mut unwanted => {
-                        // No request can be sent any more; those that run are finished.
-                        state.send_replace(State::Connecting);
-                        let _ = connection.await;
-                        return;
-                    }
+                    ended = &mut connection => Some(ended),
+                    never = serve(send, &instance, config, &tell) => match never {},
+                    _ = &mut unwanted => None,
+                };
+                let Some(ended) = ended else {
+                    // No request can be sent any more; those that run are finished.
+                    state.send_replace(State::Connecting);
+                    let _ = connection.await;
+                    return;
                 };
                 if let Err(error) = &ended
                     && reason(error) == Some(Reason::ENHANCE_YOUR_CALM)
@@ -141,6 +147,38 @@ async fn run(
         }
         pause = (pause * 2).min(config.longest_pause);
     }
+}
+
+/// Says that a connection takes requests: at once, or whenever the instance says that it serves.
+async fn serve(
+    send: SendRequest<RequestBody>,
+    instance: &Instance,
+    config: &ChannelConfig,
+    tell: &(impl Fn(State) + Sync),
+) -> Infallible {
+    let Some(service) = &config.health else {
+        tell(State::Ready(send));
+        return pending().await;
+    };
+    let origin = origin(instance, config);
+    let (limit, pause) = (config.connect_timeout, config.longest_pause);
+    let told = |healthy: Result<(), String>| {
+        tell(match healthy {
+            Ok(()) => State::Ready(send.clone()),
+            Err(why) => State::Failed(why.into()),
+        });
+    };
+    health::follow(send.clone(), origin, service, limit, pause, told).await
+}
+
+/// Whom requests on this connection say that they are for.
+fn origin(instance: &Instance, config: &ChannelConfig) -> Uri {
+    let mut uri = Parts::default();
+    uri.scheme = Some(scheme(config));
+    uri.authority = Some(authority(instance, config.server_name.as_deref()));
+    uri.path_and_query = Some(PathAndQuery::from_static("/"));
+    // Never an error: it has all three parts.
+    Uri::from_parts(uri).unwrap_or_default()
 }
 
 /// A connection whose peer speaks HTTP/2, or why there is none.

@@ -1,4 +1,4 @@
-//! gRPC over a service registry, for programs on [tonic](tonic).
+//! gRPC over a service registry, for programs on [tonic].
 //!
 //! A [`Channel`] is what generated clients take in place of tonic's own. It follows a service: one HTTP/2 connection to
 //! each instance, made ahead of calls and again when it ends; each call goes where the [`Balancer`] says.
@@ -40,7 +40,11 @@
 //! To whom the balancer picks, if it is connected to; else to the next one. Who cannot be connected to is told to the
 //! balancer before a call meets it. Where somebody is being connected to and nobody else is there, the call waits, at
 //! most for [`connect_timeout`](ChannelConfig::connect_timeout). Where there is nobody it fails at once, or waits
-//! with [`wait_for_ready`](ChannelConfig::wait_for_ready).
+//! with [`wait_for_ready`](ChannelConfig::wait_for_ready). Selectors that keep calls together find what they have in
+//! common as a [`CallKey`].
+//!
+//! An instance may also be [asked for its health](ChannelConfig::health), over the same connection: who does not say
+//! that it serves, or does not answer, is not called.
 //!
 //! A call that no instance has seen goes to another one: it was not sent, or the peer says that it has not looked at it.
 //! One that an instance may have seen is sent again only where that
@@ -56,7 +60,6 @@
 //!
 //! - An instance is called at its first address, whatever further ones it has.
 //! - All calls to an instance share one connection, and wait where the peer's limit of concurrent streams is reached.
-//! - The health service of an instance is not asked: who may be called is what the registry says and what calls meet.
 
 mod body;
 mod call;
@@ -65,13 +68,14 @@ mod config;
 mod connection;
 mod deadline;
 mod greeting;
+mod health;
 mod pool;
 mod response;
 mod retry;
 mod server;
 mod tls;
 
-pub use channel::{Channel, channel};
+pub use channel::{CallKey, Channel, channel};
 pub use config::ChannelConfig;
 #[cfg(doc)]
 use registry_core::Balancer;

@@ -22,8 +22,9 @@ pub(crate) type Answer = Result<HttpResponse<Body>, Status>;
 pub(crate) enum Sent {
     /// It has its answer.
     Answer(Answer),
-    /// It goes to another instance; this is the answer if there is none.
-    Elsewhere(Answer),
+    /// It goes to another instance; this is the answer if there is none. Whether the instance asked for a pause, which
+    /// is over.
+    Elsewhere(Answer, bool),
     /// No instance has seen it.
     Unseen,
 }

@@ -25,7 +25,8 @@ pub struct ServeConfig {
     /// The gRPC services, such as `greeter.Greeter`, whose health is told beside that of the whole server, which is
     /// told under the empty name. Default: none.
     pub services: Vec<String>,
-    /// How long calls that run at the end are given; connections with calls that run longer are given up. Default 30 s.
+    /// How long calls that run at the end are given. Those that run longer are no longer waited for, and end with the
+    /// runtime. Default 30 s.
     pub finish_within: Duration,
 }
 
@@ -166,7 +167,7 @@ where
         Ok(Ok(())) => Ok(()),
         Err(_) => {
             tracing::warn!(
-                "calls that ran longer than {:?} were given up",
+                "calls that run longer than {:?} are not waited for",
                 config.finish_within
             );
             Ok(())

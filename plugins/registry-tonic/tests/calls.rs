@@ -2,11 +2,16 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{CHECK, Fleet, LIMIT, SECOND, Server, check, check_within, config, eventually};
-use registry_core::{Instance, Status as Says};
+use registry_core::{Discovery, Instance, RingHash, Status as Says};
+use registry_tonic::{CallKey, channel};
 use tokio::time::{Instant, sleep};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 #[tokio::test]
 async fn all_instances_are_used() {
@@ -197,6 +202,38 @@ async fn the_last_answer_is_given_when_nobody_does_better() {
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
 }
 
+#[tokio::test]
+async fn calls_of_one_key_stay_together() {
+    let fleet = Fleet::new();
+    let servers = fleet.servers(3).await;
+    let discovery = Discovery::new(Arc::new(fleet.memory.client()));
+    let balancer = discovery.balancer("greeter", RingHash::default()).await;
+    let mut client = HealthClient::new(channel(balancer.unwrap()));
+    eventually("all are connected to", || {
+        servers.iter().all(|server| server.accepted() == 1)
+    })
+    .await;
+    for server in 0..100 {
+        let mut request = tonic::Request::new(HealthCheckRequest::default());
+        request.extensions_mut().insert(CallKey::new([server]));
+        client.check(request).await.unwrap();
+    }
+    let calls = || servers.iter().map(Server::calls).collect::<Vec<_>>();
+    let before = calls();
+    assert!(before.iter().all(|calls| *calls > 0), "{before:?}");
+    for _ in 0..20 {
+        let mut request = tonic::Request::new(HealthCheckRequest::default());
+        request.extensions_mut().insert(CallKey::new("user-7"));
+        client.check(request).await.unwrap();
+    }
+    let grown = calls()
+        .iter()
+        .zip(&before)
+        .filter(|(now, before)| now > before)
+        .count();
+    assert_eq!(grown, 1, "{before:?} to {:?}", calls());
+}
+
 fn pushed_back(milliseconds: &'static str) -> Status {
     let mut metadata = MetadataMap::new();
     metadata.insert("grpc-retry-pushback-ms", milliseconds.parse().unwrap());
@@ -218,8 +255,8 @@ async fn an_instance_can_forbid_or_delay_the_retry() {
     }
     let start = Instant::now();
     check(&client).await.unwrap_err();
-    assert_eq!(servers[0].calls() + servers[1].calls(), 3, "delayed");
-    assert!(start.elapsed() >= SECOND / 5);
+    assert_eq!(servers[0].calls() + servers[1].calls(), 4, "delayed");
+    assert!(start.elapsed() >= 2 * SECOND / 5);
     let start = Instant::now();
     let status = check_within(&client, SECOND / 10).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");

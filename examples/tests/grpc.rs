@@ -1,0 +1,34 @@
+//! `grpc-server` and `grpc-client`, as in two terminals.
+
+mod common;
+
+use common::{Program, own_mdns};
+
+fn server(registry: &str, id: &str) -> Program {
+    let args = ["--id", id, "--host", "127.0.0.1"];
+    Program::start(env!("CARGO_BIN_EXE_grpc-server"), registry, &args)
+}
+
+#[tokio::test]
+async fn servers_come_and_go_and_every_call_is_answered() {
+    let registry = own_mdns();
+    let args = ["--every", "0.05"];
+    let mut client = Program::start(env!("CARGO_BIN_EXE_grpc-client"), &registry, &args);
+    let first = server(&registry, "first");
+    let mut second = server(&registry, "second");
+    client.says(&["call", "from first"]).await;
+    client.says(&["call", "from second"]).await;
+
+    second.process.kill().await.unwrap();
+    client.says(&["gone", "second"]).await;
+    let third = server(&registry, "third");
+    client.says(&["call", "from third"]).await;
+
+    first.interrupt().await;
+    client.says(&["gone", "first"]).await;
+    client.says(&["call", "from third"]).await;
+
+    // Its end fails when a call was not answered.
+    client.interrupt().await;
+    third.interrupt().await;
+}
