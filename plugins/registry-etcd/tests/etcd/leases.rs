@@ -114,6 +114,21 @@ async fn a_lease_that_is_gone_is_replaced_and_no_obstacle() {
 }
 
 #[tokio::test]
+async fn an_update_has_the_lease_of_the_record_before() {
+    let Some(server) = Server::start(&[]).await else {
+        return;
+    };
+    let client = server.client();
+    let first = register(&client, registration("a")).await;
+    let edited = first.registration.instance.edit().weight(3).build();
+    let edited = Registration::from(edited.unwrap()).ttl(Duration::from_secs(60));
+    let second = register(&client, edited).await;
+    assert_eq!(second.registered, first.registered);
+    let leases = server.raw.clone().leases().await.unwrap();
+    assert_eq!(leases.leases().len(), 1);
+}
+
+#[tokio::test]
 async fn a_record_of_the_same_revision_is_not_ours_after_a_loss_of_data() {
     let Some(server) = Server::start(&[]).await else {
         return;
