@@ -1,8 +1,9 @@
 //! What a cluster of servers survives.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use registry_core::{Capability, Discovery, ReadOptions};
+use registry_core::{Capability, Discovery, Instance, ReadOptions, Registry};
 use tokio::time::Instant;
 
 use super::faults::{SILENCE, fresh, hold, reregister, several};
@@ -27,6 +28,9 @@ pub(super) const CASES: &[Case] = &[
 /// An election, and the time until a client has left the dead for another member.
 const ELECTION: Duration = Duration::from_secs(5);
 
+/// So many that each member has one of them, where their URLs name the members.
+const CLIENTS: usize = 6;
+
 fn members(_: &Capability, faults: &Faults) -> bool {
     faults.members
 }
@@ -43,9 +47,11 @@ async fn a_killed_follower_costs_nobody_his_registration(world: World) -> Outcom
 
 /// When members die, one at a time, writes are taken again soon, nobody is reported as gone, and watches miss nothing.
 async fn costs_nobody_his_registration(world: World, deaths: &[Fault]) -> Outcome {
-    let (writer, reader) = (world.client().await?, world.client().await?);
+    let writer = world.client().await?;
     let mut instances = several(&world, 20);
     let _handles = hold(writer.clone(), &instances).await?;
+    let readers = clients(&world, &instances).await?;
+    let reader = &readers[0];
     let discovery = Discovery::new(reader.clone());
     let view = discovery.service(world.service("web")).await?;
     fresh(&view, &instances, world.visible()).await?;
@@ -62,25 +68,30 @@ async fn costs_nobody_his_registration(world: World, deaths: &[Fault]) -> Outcom
         instances.push(late);
         world.shows_within(RECOVERY, &follower, &instances).await?;
         fresh(&view, &instances, RECOVERY).await?;
+        for reader in &readers {
+            world
+                .finds_within(RECOVERY, reader, "web", &instances)
+                .await?;
+        }
         world.inject(Fault::Heal).await?;
-        world.finds(&reader, "web", &instances).await?;
+        world.finds(reader, "web", &instances).await?;
     }
     laws::never_lost(&world.history().events(), &keys(&instances))
 }
 
 /// When the leader accepts and does not answer, reads are answered again in time, and nobody who is renewed goes.
 async fn a_hung_leader_costs_nobody_his_registration(world: World) -> Outcome {
-    let (writer, reader) = (world.client().await?, world.client().await?);
     let instances = several(&world, 3);
-    let _handles = hold(writer.clone(), &instances).await?;
-    let discovery = Discovery::new(reader.clone());
+    let _handles = hold(world.client().await?, &instances).await?;
+    let readers = clients(&world, &instances).await?;
+    let discovery = Discovery::new(readers[0].clone());
     let view = discovery.service(world.service("web")).await?;
     fresh(&view, &instances, world.visible()).await?;
     world.inject(Fault::PauseLeader).await?;
-    let again = RECOVERY + ELECTION;
-    world
-        .finds_within(again, &reader, "web", &instances)
-        .await?;
+    for reader in &readers {
+        let again = RECOVERY + ELECTION;
+        world.finds_within(again, reader, "web", &instances).await?;
+    }
     fresh(&view, &instances, SILENCE).await?;
     throughout(ELECTION, "without the leader", || async {
         same(&view.snapshot().instances, &instances)
@@ -88,34 +99,35 @@ async fn a_hung_leader_costs_nobody_his_registration(world: World) -> Outcome {
     .await?;
     world.inject(Fault::Heal).await?;
     world
-        .finds_within(RECOVERY, &reader, "web", &instances)
+        .finds_within(RECOVERY, &readers[0], "web", &instances)
         .await?;
     laws::never_lost(&world.history().events(), &keys(&instances))
 }
 
 /// A client that knows of several members leaves one that accepts and does not answer: it writes again in time.
 async fn a_hung_member_is_left_for_another(world: World) -> Outcome {
-    let (writer, reader) = (world.client().await?, world.client().await?);
-    let first = world.instance("web", "a");
-    world.register(&writer, &first).await?;
+    let first = world.client().await?;
+    let mut instances = vec![world.instance("web", "a")];
+    world.register(&first, &instances[0]).await?;
+    let writers = clients(&world, &instances).await?;
     world.inject(Fault::PauseLeader).await?;
-    let late = world.instance("web", "late");
-    eventually(RECOVERY + ELECTION, "a write to be taken", || async {
-        Ok(writer
-            .register(&world.registration(&late))
-            .await
-            .map(drop)?)
-    })
-    .await?;
+    for (number, writer) in writers.iter().enumerate() {
+        let late = world.instance("web", &format!("late-{number}"));
+        eventually(RECOVERY + ELECTION, "a write to be taken", || async {
+            let registration = world.registration(&late);
+            Ok(writer.register(&registration).await.map(drop)?)
+        })
+        .await?;
+        instances.push(late);
+    }
     world
-        .finds_within(RECOVERY, &reader, "web", &[first, late])
+        .finds_within(RECOVERY, &writers[0], "web", &instances)
         .await?;
     world.inject(Fault::Heal).await
 }
 
 /// Each new client has its answer in time although one of the members that it is told of is dead.
 async fn a_dead_member_delays_nobody_for_long(world: World) -> Outcome {
-    const CLIENTS: usize = 6;
     let writer = world.client().await?;
     let instance = world.instance("web", "a");
     world.register(&writer, &instance).await?;
@@ -136,21 +148,29 @@ async fn a_dead_member_delays_nobody_for_long(world: World) -> Outcome {
 
 /// Without a quorum nobody is told an empty service, views say that they are stale, and afterwards all is well.
 async fn a_lost_quorum_is_said_and_survived(world: World) -> Outcome {
-    let (writer, reader) = (world.client().await?, world.client().await?);
     let instances = several(&world, 5);
-    let _handles = hold(writer, &instances).await?;
-    let discovery = Discovery::new(reader.clone());
-    let view = discovery.service(world.service("web")).await?;
-    fresh(&view, &instances, world.visible()).await?;
+    let _handles = hold(world.client().await?, &instances).await?;
+    let readers = clients(&world, &instances).await?;
+    let discoveries: Vec<_> = readers.iter().cloned().map(Discovery::new).collect();
+    let mut views = Vec::new();
+    for discovery in &discoveries {
+        let view = discovery.service(world.service("web")).await?;
+        fresh(&view, &instances, world.visible()).await?;
+        views.push(view);
+    }
     world.inject(Fault::StopMost).await?;
-    eventually(SILENCE, "the view to be stale", || async {
-        ensure!(!view.snapshot().freshness.is_fresh(), "the view is fresh");
+    eventually(SILENCE, "the views to be stale", || async {
+        let are_fresh = views
+            .iter()
+            .map(|view| view.snapshot().freshness.is_fresh());
+        let fresh = are_fresh.filter(|is_fresh| *is_fresh).count();
+        ensure!(fresh == 0, "{fresh} views are fresh");
         Ok(())
     })
     .await?;
     let options = ReadOptions::default();
     let begin = Instant::now();
-    let lookup = reader.lookup(&instances[0].service, &options);
+    let lookup = readers[0].lookup(&instances[0].service, &options);
     let lookup = within(RECOVERY, "a lookup without a quorum", lookup).await?;
     match lookup {
         Ok(found) => same(&found, &instances)?,
@@ -161,11 +181,15 @@ async fn a_lost_quorum_is_said_and_survived(world: World) -> Outcome {
         ),
     }
     throughout(Duration::from_secs(2), "without a quorum", || async {
-        same(&view.snapshot().instances, &instances)
+        let mut snapshots = views.iter().map(|view| view.snapshot());
+        snapshots.try_for_each(|snapshot| same(&snapshot.instances, &instances))
     })
     .await?;
     world.inject(Fault::Heal).await?;
-    fresh(&view, &instances, reregister(&world) + ELECTION).await
+    for view in &views {
+        fresh(view, &instances, reregister(&world) + ELECTION).await?;
+    }
+    Ok(())
 }
 
 /// When every member lost its data, all are back within the window, and readers never saw fewer than half of them.
@@ -196,4 +220,15 @@ async fn wiped_members_get_everybody_back(world: World) -> Outcome {
         half = half => half.and_then(|()| Err(Failure::new("it took too long"))),
         back = back => back,
     }
+}
+
+/// Clients that are connected, and find these.
+async fn clients(world: &World, instances: &[Arc<Instance>]) -> Outcome<Vec<Arc<dyn Registry>>> {
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let client = world.client().await?;
+        world.finds(&client, "web", instances).await?;
+        clients.push(client);
+    }
+    Ok(clients)
 }

@@ -209,5 +209,8 @@ mod tests {
             let config = EtcdConfig::default().endpoint(endpoint);
             assert!(config.checked().is_err(), "{endpoint}");
         }
+        let config = EtcdConfig::default();
+        assert!(config.clone().ttl(Duration::ZERO).checked().is_err());
+        assert!(config.timeout(Duration::ZERO).checked().is_err());
     }
 }

@@ -345,6 +345,7 @@ mod tests {
             ("zookeeper://a%20b", "host"),
             ("zookeeper://-a", "a host is refused"),
             ("zookeeper://h/a//b", "the base path"),
+            ("zookeeper://h/%F0%9F%A6%80", "the base path"),
             ("zookeeper://h/a/../b", "the base path"),
             ("zookeeper://h/zookeeper/x", "the server's own"),
             (&long, "1024"),
@@ -358,12 +359,16 @@ mod tests {
             assert!(error.to_string().contains(says), "{url}: {error}");
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
-        assert!(
-            ZooKeeperConfig::default()
-                .hosts::<&str>([])
-                .check()
-                .is_err()
-        );
+        let config = ZooKeeperConfig::default();
+        for config in [
+            config.clone().hosts::<&str>([]),
+            config.clone().hosts([("h", 0)]),
+            config.clone().session(Duration::from_secs(25 * 24 * 3600)),
+            config.login("", "hunter2"),
+        ] {
+            let error = config.check().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{config:?}");
+        }
     }
 
     #[test]

@@ -253,6 +253,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -273,16 +274,42 @@ mod tests {
         (port, count)
     }
 
-    fn connector(ports: &[u16]) -> Connector {
+    /// A server that gives whoever asks a session.
+    async fn welcoming() -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.unwrap();
+            // Protocol, timeout, session, length of the password, password, read-only.
+            let mut session = [0; 37];
+            session[4..8].copy_from_slice(&1000_i32.to_be_bytes());
+            session[8..16].copy_from_slice(&7_i64.to_be_bytes());
+            session[16..20].copy_from_slice(&16_i32.to_be_bytes());
+            // The number of a ping, the server's count, no error.
+            let mut pong = [0; 16];
+            pong[..4].copy_from_slice(&(-2_i32).to_be_bytes());
+            let mut answer = &session[..];
+            while let Ok(length) = client.read_i32().await {
+                let mut request = vec![0; length as usize];
+                client.read_exact(&mut request).await.unwrap();
+                client.write_i32(answer.len() as i32).await.unwrap();
+                client.write_all(answer).await.unwrap();
+                answer = &pong;
+            }
+        });
+        port
+    }
+
+    fn connector(ports: &[u16], session: Duration) -> Connector {
         let hosts = ports.iter().map(|port| ("127.0.0.1", *port));
         let config = ZooKeeperConfig::default().hosts(hosts);
-        Connector::new(config.session(Duration::from_secs(1)))
+        Connector::new(config.session(session))
     }
 
     #[tokio::test]
     async fn who_hangs_is_left_for_the_others_and_gets_more_time_in_the_end() {
         let ((one, first), (two, second)) = (silent().await, silent().await);
-        let mut connector = connector(&[one, two]);
+        let mut connector = connector(&[one, two], Duration::from_secs(1));
         let silence = connector.silence();
         assert_eq!(connector.limit, silence / 2);
         let begin = Instant::now();
@@ -296,11 +323,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_hangs_gets_his_share_of_the_time_and_no_more_than_is_left() {
+        let (port, _) = silent().await;
+        let mut connector = connector(&[port, port], Duration::from_secs(4));
+        let share = connector.limit;
+        for (left, least, most) in [
+            (PATIENCE, share, connector.silence()),
+            (Duration::ZERO, Duration::ZERO, share),
+        ] {
+            let begin = Instant::now();
+            let late = connector.ask_next(None, begin + left).await;
+            let took = begin.elapsed();
+            assert!(late.is_err() && least <= took && took < most, "{took:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_answers_is_found_and_the_next_search_is_quick_again() {
+        let ((hung, asked), good) = (silent().await, welcoming().await);
+        let mut connector = connector(&[hung, good], Duration::from_secs(1));
+        if connector.servers[0].ends_with(&good.to_string()) {
+            connector.servers.rotate_left(1);
+        }
+        connector.limit = connector.silence();
+        connector.connect(None).await.unwrap();
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert_eq!(connector.limit, connector.silence() / 2);
+    }
+
+    #[tokio::test]
     async fn who_was_tried_last_comes_last() {
-        let mut connector = connector(&[1, 2, 3]);
+        let mut connector = connector(&[1, 2, 3], Duration::from_secs(1));
         let first = connector.servers[0].clone();
+        let begin = Instant::now();
         let refused = connector.connect(None).await;
         assert!(refused.is_err());
+        assert!(begin.elapsed() < SLOW, "who refuses is not asked again");
         assert_eq!(connector.servers[0], first, "a round");
         let deadline = Instant::now() + PATIENCE;
         let refused = connector.ask_next(None, deadline).await.unwrap_err();

@@ -139,6 +139,7 @@ mod tests {
             "%F0%9F%A6%80",
             "Ω日本",
             "\u{e000}",
+            "\u{fffd}",
             "a\\b",
             "...",
         ];
@@ -148,8 +149,9 @@ mod tests {
             assert!(!path.chars().any(is_refused), "{path}");
             assert_eq!(places().split(path).unwrap().0, "web");
         }
-        assert!(paths.contains("/micro-registry/web/%F0%9F%A6%80"));
-        assert!(paths.contains("/micro-registry/web/Ω日本"));
+        for node in ["%F0%9F%A6%80", "%EE%80%80", "%EF%BF%BD", "Ω日本"] {
+            assert!(paths.contains(&format!("/micro-registry/web/{node}")));
+        }
     }
 
     #[test]
@@ -158,7 +160,7 @@ mod tests {
             "/micro-registry",
             "/micro-registry/web",
             "/micro-registry/web/a/b",
-            "/micro-registryx/web/a",
+            "/micro-registryx/a",
         ] {
             assert_eq!(places().split(path), None, "{path}");
         }

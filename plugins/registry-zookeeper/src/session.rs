@@ -282,3 +282,29 @@ impl Keeper {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_tries_to_reconnect_fit_into_the_timeout() {
+        for (session, longest) in [(1000, 250), (2000, 500), (60_000, 2000)] {
+            let session = Duration::from_millis(session);
+            let config = ZooKeeperConfig::default().session(session);
+            let holdings = Arc::new(Holdings::new(config.root()));
+            let session = Session::new(config, holdings);
+            let keeper = Keeper {
+                shared: session.shared.clone(),
+                closing: session.closing.subscribe(),
+                lent: None,
+            };
+            let first = keeper.longer(Duration::ZERO);
+            assert_eq!(first, Duration::from_millis(200));
+            let second = keeper.longer(first);
+            assert_eq!(second, Duration::from_millis(longest.min(400)));
+            let last = (0..9).fold(second, |wait, _| keeper.longer(wait));
+            assert_eq!(last, Duration::from_millis(longest));
+        }
+    }
+}

@@ -12,7 +12,7 @@ use registry_core::{
 };
 use registry_zookeeper::{MAX_RECORD, ZooKeeper, ZooKeeperConfig};
 use tokio::time::timeout;
-use zookeeper_client::Error;
+use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -178,11 +178,49 @@ async fn what_is_created_for_one_login_is_closed_to_the_others() {
             assert_eq!(error.kind(), ErrorKind::Denied, "{login}: {error:?}");
             assert!(!format!("{error:?}").contains("hunter2"));
         }
-        // One that is closed hides no other.
-        let open = connect(&server.url("")).await;
-        assert!(lookup(&open).await.is_empty());
     }
     owner.deregister(&instance.key()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_be_read_hides_nothing_else() {
+    if !is_installed() {
+        return;
+    }
+    let server = Server::start().await;
+    let ours = connect(&server.url("")).await;
+    let instance = instance("a");
+    ours.register(&registration(&instance)).await.unwrap();
+    let stranger = Client::connector()
+        .with_auth("digest", b"u:hunter2")
+        .connect(&server.address().to_string())
+        .await
+        .unwrap();
+    let closed = CreateMode::Persistent.with_acls(Acls::creator_all());
+    for path in ["/micro-registry/web/closed", "/micro-registry/closed"] {
+        stranger.create(path, b"", &closed).await.unwrap();
+    }
+    assert_eq!(lookup(&ours).await, std::slice::from_ref(&instance));
+    for scope in [Scope::All, web().into()] {
+        let first = next(&mut watch(&ours, scope).await).await;
+        assert_eq!(first, [Change::Snapshot(vec![instance.clone()])]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_demands_a_login_before_all_else_gets_it() {
+    if !is_installed() {
+        return;
+    }
+    let server = Server::with("enforce.auth.enabled=true\nenforce.auth.schemes=digest").await;
+    let url = |login| format!("zookeeper://{login}127.0.0.1:{}", server.port);
+    let ours = connect(&url("u:hunter2@")).await;
+    let instance = instance("a");
+    ours.register(&registration(&instance)).await.unwrap();
+    assert_eq!(lookup(&ours).await, [instance]);
+    let nobody = connect(&url("")).await;
+    let denied = nobody.lookup(&web(), &ReadOptions::default()).await;
+    assert_eq!(denied.unwrap_err().kind(), ErrorKind::Denied);
 }
 
 #[tokio::test(flavor = "multi_thread")]

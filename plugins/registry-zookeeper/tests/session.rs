@@ -11,6 +11,8 @@ use registry_core::{Change, ErrorKind, Held, ReadOptions, Registrar, Registry, R
 use tokio::time::{Instant, timeout};
 
 const SOON: Duration = Duration::from_secs(10);
+/// The capability says 3 s. The registrar renews, and notices by itself, a third of the session timeout after.
+const BACK: Duration = Duration::from_secs(5);
 
 async fn watch(registry: &Arc<dyn Registry>) -> Box<dyn Watcher> {
     let scope = web().into();
@@ -51,7 +53,7 @@ async fn survives(session: &str, act: impl AsyncFnOnce(&Server, &Wire)) {
     let begin = Instant::now();
     assert_eq!(end(&mut watch).await, ErrorKind::Lost);
     let node = "/micro-registry/web/a";
-    until(SOON, "the registration in a new session", async || {
+    until(BACK, "the registration in a new session", async || {
         let client = server.client().await;
         let stat = client.check_stat(node).await.unwrap();
         let now = wire.session.lock().unwrap().clone().unwrap().0;
@@ -73,7 +75,7 @@ async fn survives(session: &str, act: impl AsyncFnOnce(&Server, &Wire)) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_was_ended_by_somebody_else_is_replaced() {
-    survives("?session=20s", async |server, wire| {
+    survives("?session=40s", async |server, wire| {
         wire.steal(server.address()).await
     })
     .await;
@@ -82,12 +84,12 @@ async fn a_session_that_was_ended_by_somebody_else_is_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_lost_its_data_is_no_reason_to_wait_for_the_timeout() {
     // The library alone would give up after 7/5 of this.
-    survives("?session=20s", async |server, _| server.wipe().await).await;
+    survives("?session=40s", async |server, _| server.wipe().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_session_that_nobody_told_of_is_noticed() {
-    survives("?session=20s", async |_, wire| {
+    survives("?session=40s", async |_, wire| {
         wire.forgets.store(true, Ordering::Relaxed);
         wire.cut();
     })
@@ -217,6 +219,6 @@ async fn nobody_there_is_an_error_in_time_and_names_no_secret() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(begin.elapsed() < Duration::from_secs(2));
     assert!(!format!("{error:?} {registry:?}").contains("hunter2"));
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use registry_conformance::server::{Etcd, EtcdCluster};
 use registry_conformance::{Backend, Fault, Faults, Site};
@@ -41,27 +42,36 @@ impl Backend for ClusterBackend {
     }
 
     async fn start(&self) -> Result<Box<dyn Site>> {
-        Ok(Box::new(Cluster(EtcdCluster::start().await?)))
+        Ok(Box::new(Cluster {
+            members: EtcdCluster::start().await?,
+            first: AtomicUsize::new(0),
+        }))
     }
 }
 
-struct Cluster(EtcdCluster);
+struct Cluster {
+    members: EtcdCluster,
+    /// Which of them the next client is told of first, and so connects to.
+    first: AtomicUsize,
+}
 
 #[async_trait]
 impl Site for Cluster {
     fn url(&self, _via: Option<SocketAddr>) -> String {
-        let members = self.0.members().iter();
-        let addresses: Vec<_> = members
+        let members = self.members.members().iter();
+        let mut addresses: Vec<_> = members
             .map(|member| member.server().address().to_string())
             .collect();
+        let first = self.first.fetch_add(1, Ordering::Relaxed) % addresses.len();
+        addresses.rotate_left(first);
         format!("etcd://{}", addresses.join(","))
     }
 
     async fn inject(&self, fault: &Fault) -> Result<()> {
-        self.0.inject(fault).await
+        self.members.inject(fault).await
     }
 
     fn log(&self) -> String {
-        self.0.log()
+        self.members.log()
     }
 }

@@ -88,6 +88,12 @@ fn created(canceled: bool, reason: &str) -> PbWatchResponse {
     }
 }
 
+async fn next(watcher: &mut FanoutWatcher) -> Result<Vec<Change>, Error> {
+    timeout(Duration::from_secs(1), watcher.next())
+        .await
+        .unwrap()
+}
+
 async fn told(watcher: &mut FanoutWatcher) -> Option<usize> {
     let next = timeout(Duration::from_millis(20), watcher.next()).await;
     next.ok().map(|changes| changes.unwrap().len())
@@ -111,7 +117,10 @@ async fn a_refusal_ends_the_watch_that_was_asked_for() {
     let (mut task, mut watcher, losses) = task().await;
     let reason = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
     task.hear(&answer(20, created(true, reason))).unwrap();
-    assert_eq!(watcher.next().await.unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(
+        next(&mut watcher).await.unwrap_err().kind(),
+        ErrorKind::Denied
+    );
     assert!(task.watches.contains_key(&2), "the other one goes on");
     task.hear(&answer(20, created(true, reason))).unwrap();
     assert!(task.watches.is_empty() && !losses.has_changed().unwrap());
@@ -127,18 +136,22 @@ async fn a_compacted_history_ends_a_watch() {
         ..Default::default()
     };
     task.hear(&answer(20, of)).unwrap();
-    assert_eq!(watcher.next().await.unwrap_err().kind(), ErrorKind::Lost);
+    let error = next(&mut watcher).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost);
+    assert!(error.to_string().contains("compacted"), "{error}");
 }
 
 #[tokio::test]
 async fn a_revision_that_went_back_ends_the_stream() {
     let (mut task, mut watcher, _) = task().await;
+    let progress = PbWatchResponse::default;
     task.hear(&answer(9, created(false, ""))).unwrap();
+    let back = task.hear(&answer(8, progress())).unwrap_err();
+    assert_eq!(back.kind(), ErrorKind::Lost);
     task.hear(&events(false, vec![put("a", 20)])).unwrap();
     assert_eq!(told(&mut watcher).await, Some(1));
-    let progress = PbWatchResponse::default;
     task.hear(&answer(20, progress())).unwrap();
-    assert_eq!(watcher.next().await.unwrap(), [Change::Current]);
+    assert_eq!(next(&mut watcher).await.unwrap(), [Change::Current]);
     let back = task.hear(&answer(19, progress())).unwrap_err();
     assert_eq!(back.kind(), ErrorKind::Lost);
     let (mut task, ..) = self::task().await;
@@ -169,6 +182,44 @@ async fn a_watch_that_is_dropped_before_it_was_asked_for_never_is() {
     task.queue.clear();
     task.obey(Command::Cancel(2));
     assert!(matches!(task.queue.front(), Some(Request::Cancel(2))));
+    assert!(task.watches.is_empty());
+}
+
+#[tokio::test]
+async fn a_token_that_is_no_longer_good_is_replaced_where_there_is_a_user() {
+    let (mut task, ..) = task().await;
+    let refused = answer(
+        20,
+        created(true, "rpc error: etcdserver: invalid auth token"),
+    );
+    assert_eq!(task.stale(&refused), None);
+    let config = EtcdConfig::default().user("root", "secret");
+    task.connection = Arc::new(Connection::new(config.checked().unwrap()));
+    assert_eq!(task.stale(&refused), Some(Remedy::Reauthenticate));
+    let gone = answer(
+        20,
+        created(true, "rpc error: etcdserver: permission denied"),
+    );
+    assert_eq!(task.stale(&gone), None);
+}
+
+#[tokio::test]
+async fn all_watches_of_a_connection_are_on_one_stream() {
+    let config = EtcdConfig::default().checked().unwrap();
+    let connection = Arc::new(Connection::new(config));
+    let link = connection.link().await.map_err(|(_, error)| error).unwrap();
+    let serial = link.serial + 1;
+    let newer = Link {
+        serial,
+        ..link.clone()
+    };
+    let streams = Streams::new(connection, Arc::new(Codec::new("p")), watch::channel(0).0);
+    let mut guards = Vec::new();
+    // What was read from the connection before comes late; the newer one stays in use.
+    for (link, expected) in [(&link, 1), (&link, 1), (&newer, 2), (&link, 3), (&newer, 3)] {
+        guards.push(streams.guard(link, b"key".to_vec(), 1));
+        assert_eq!(streams.current.lock().unwrap().tasks.len(), expected);
+    }
 }
 
 #[test]

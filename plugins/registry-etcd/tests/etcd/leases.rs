@@ -91,6 +91,68 @@ async fn what_is_not_ours_any_more_is_unknown_to_a_renewal() {
 }
 
 #[tokio::test]
+async fn a_lease_that_is_gone_is_replaced_and_no_obstacle() {
+    let Some(server) = Server::start(&[]).await else {
+        return;
+    };
+    let client = server.client();
+    let first = register(&client, registration("a")).await;
+    let revoke = async |held: &Held| {
+        let revoked = server.raw.clone().lease_revoke(held.registered.token).await;
+        revoked.unwrap();
+    };
+    revoke(&first).await;
+    // It is the first one to be kept alive.
+    let second = register(&client, registration("a")).await;
+    assert_ne!(second.registered.token, first.registered.token);
+    assert_eq!(
+        renew(&client, &second).await,
+        Renewal::Held(second.registered.clone())
+    );
+    revoke(&second).await;
+    client.deregister(&second.registered.key).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_update_has_the_lease_of_the_record_before() {
+    let Some(server) = Server::start(&[]).await else {
+        return;
+    };
+    let client = server.client();
+    let first = register(&client, registration("a")).await;
+    let edited = first.registration.instance.edit().weight(3).build();
+    let edited = Registration::from(edited.unwrap()).ttl(Duration::from_secs(60));
+    let second = register(&client, edited).await;
+    assert_eq!(second.registered, first.registered);
+    let leases = server.raw.clone().leases().await.unwrap();
+    assert_eq!(leases.leases().len(), 1);
+}
+
+#[tokio::test]
+async fn a_record_of_the_same_revision_is_not_ours_after_a_loss_of_data() {
+    let Some(server) = Server::start(&[]).await else {
+        return;
+    };
+    let client = server.client();
+    register(&client, registration("a")).await;
+    let key = "/micro/registry/web/a";
+    let revision = async || {
+        let found = server.raw.clone().get(key, None).await.unwrap();
+        found.kvs()[0].mod_revision()
+    };
+    let ours = revision().await;
+    server.process.wipe().await.unwrap();
+    until(async || server.raw.clone().get("any", None).await.is_ok()).await;
+    server.put(key, &record("a")).await;
+    assert_eq!(revision().await, ours);
+    until(async || {
+        let refused = client.register(&registration("a")).await.unwrap_err();
+        refused.kind() == ErrorKind::Conflict
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_loss_is_told_at_once_and_once() {
     let Some(server) = Server::start(&[]).await else {
         return;

@@ -145,6 +145,7 @@ fn every_variant_that_curator_reads_is_read() {
         ("\"::1\"", "\"80\"", "[::1]:80"),
         ("\"fe80::1%3\"", "80", "[fe80::1%3]:80"),
         ("\"h\"", "null,\"sslPort\":443", "h:443"),
+        ("\"h\"", "0,\"sslPort\":443", "h:443"),
     ] {
         let record = format!(r#"{{"name":"s","id":"a","address":{address},"port":{port}}}"#);
         assert_eq!(read(&record).address.as_str(), expected);
