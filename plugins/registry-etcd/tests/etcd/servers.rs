@@ -100,8 +100,10 @@ async fn users_that_are_asked_for_or_no_longer_lock_nobody_out() {
     let config = EtcdConfig::default().endpoint(server.address());
     let client = Etcd::new(config.clone().user("root", "secret")).unwrap();
     let nobody = Etcd::new(config.clone()).unwrap();
-    let mut held = vec![register(&client, registration("a")).await];
     let mut watches = vec![watch(&client).await];
+    assert_eq!(size(&next(&mut watches[0]).await), 0);
+    // What a watch tells first was listed; only with a change it is sure that the server watches.
+    let mut held = vec![register(&client, registration("a")).await];
     assert_eq!(size(&next(&mut watches[0]).await), 1);
     for round in 0..4 {
         if round % 2 == 0 {
