@@ -93,7 +93,11 @@ impl Reader {
         let lists = pipeline_raw(conn, what, lists).await;
         let mut undecided = Vec::new();
         for ((name, parent), list) in names.into_iter().zip(&parents).zip(lists) {
-            let mut nodes = list?.or_else(|error| absent(what, error))?;
+            let mut nodes = match list? {
+                // One service that may not be read hides no other.
+                Err(zk::Error::NoAuth) => continue,
+                list => list.or_else(|error| absent(what, error))?,
+            };
             nodes.sort_unstable_by(|a, b| b.cmp(a));
             undecided.push((name, parent, nodes));
         }

@@ -201,6 +201,8 @@ async fn what_may_not_be_read_hides_nothing_else() {
         stranger.create(path, b"", &closed).await.unwrap();
     }
     assert_eq!(lookup(&ours).await, std::slice::from_ref(&instance));
+    let services = ours.services(&ReadOptions::default()).await;
+    assert_eq!(services.unwrap(), [web()]);
     for scope in [Scope::All, web().into()] {
         let first = next(&mut watch(&ours, scope).await).await;
         assert_eq!(first, [Change::Snapshot(vec![instance.clone()])]);
