@@ -55,15 +55,18 @@ async fn of_other_calls_only_those_in_flight_are_lost() {
 async fn a_dead_instance_costs_no_call_and_is_used_when_it_is_back() {
     let fleet = Fleet::new();
     let servers = fleet.servers(1).await;
-    let mut dead = Server::start();
-    dead.kill();
-    fleet.add("dead", dead.address).await;
+    // Bound and not listening: refused, and nobody else gets the port.
+    let dead = tokio::net::TcpSocket::new_v4().unwrap();
+    dead.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = dead.local_addr().unwrap();
+    fleet.add("dead", address).await;
     let client = fleet.client(config()).await;
     for _ in 0..50 {
         check(&client).await.unwrap();
     }
     assert_eq!(servers[0].calls(), 50);
-    let back = Server::with(None, &dead.address.to_string());
+    drop(dead);
+    let back = Server::with(None, &address.to_string());
     eventually("it is connected to", || back.accepted() > 0).await;
     let start = Instant::now();
     while back.calls() == 0 {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,6 +56,8 @@ pub(crate) struct Told {
     /// Connections that were accepted.
     accepted: AtomicUsize,
     running: AtomicUsize,
+    /// Where calls came from.
+    callers: Mutex<HashSet<SocketAddr>>,
     takes: Mutex<Option<Duration>>,
     answer: Mutex<Answer>,
 }
@@ -69,6 +72,7 @@ impl Server {
             calls: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
+            callers: Mutex::default(),
             takes: Mutex::new(Some(Duration::ZERO)),
             answer: Mutex::new(|| Ok(())),
         });
@@ -113,6 +117,12 @@ impl Server {
         self.told.calls.load(Ordering::Relaxed)
     }
 
+    /// Over how many connections calls came.
+    pub(crate) fn connections(&self) -> usize {
+        self.told.callers.lock().unwrap().len()
+    }
+
+    /// Who came at all; a port may have been another server's, whose clients look for it.
     pub(crate) fn accepted(&self) -> usize {
         self.told.accepted.load(Ordering::Relaxed)
     }
@@ -170,9 +180,11 @@ impl Drop for Running {
 impl Health for Service {
     async fn check(
         &self,
-        _request: Request<HealthCheckRequest>,
+        request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let _running = Running::new(&self.0);
+        let caller = request.remote_addr();
+        self.0.callers.lock().unwrap().extend(caller);
         let takes = *self.0.takes.lock().unwrap();
         match takes {
             Some(Duration::ZERO) => {}
