@@ -15,12 +15,14 @@ use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-/// Calls until a call fails.
-async fn first_failure(client: &Client) -> Status {
+/// Calls until a call fails, and counts the calls.
+async fn failure_of(client: &Client) -> (Status, usize) {
     let start = Instant::now();
+    let mut made = 0;
     loop {
+        made += 1;
         if let Err(status) = check(client).await {
-            return status;
+            return (status, made);
         }
         assert!(start.elapsed() < LIMIT, "no call fails");
     }
@@ -140,7 +142,7 @@ async fn a_deadline_ends_a_call_that_is_not_answered() {
     }
     eventually("calls are cancelled", || servers[0].running() == 0).await;
     let client = fleet.client(config().timeout(SECOND / 5)).await;
-    let status = first_failure(&client).await;
+    let (status, _) = failure_of(&client).await;
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
 }
 
@@ -170,8 +172,9 @@ async fn an_idempotent_call_goes_on_when_one_answers_unavailable() {
     let servers = fleet.servers(2).await;
     servers[0].answers(|| Err(Status::unavailable("not now")));
     let plain = fleet.client(config()).await;
-    // What is not said to be idempotent stays where it is.
-    first_failure(&plain).await;
+    let calls = || servers[0].calls() + servers[1].calls();
+    let (_, made) = failure_of(&plain).await;
+    assert_eq!(calls(), made, "what is not said to be stays where it is");
     let client = fleet
         .client(config().idempotent(|path| path == CHECK))
         .await;
@@ -181,7 +184,9 @@ async fn an_idempotent_call_goes_on_when_one_answers_unavailable() {
     let other = fleet
         .client(config().idempotent(|path| path != CHECK))
         .await;
-    first_failure(&other).await;
+    let before = calls();
+    let (_, made) = failure_of(&other).await;
+    assert_eq!(calls() - before, made, "only what is said to be");
 }
 
 #[tokio::test]
