@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Program, own_mdns};
+use common::Program;
+use common::registry::{self, Registry};
 use tokio::process::Command;
 
 fn server(registry: &str, id: &str) -> Program {
@@ -16,84 +17,44 @@ fn client(registry: &str, args: &[&str]) -> Program {
 
 #[tokio::test]
 async fn servers_come_and_go_and_every_call_is_answered() {
-    a_fleet(&own_mdns(), "gone").await;
+    a_fleet(&registry::mdns()).await;
 }
 
 #[cfg(feature = "etcd")]
 #[tokio::test]
 async fn the_same_programs_run_on_etcd() {
-    use registry_conformance::server::Etcd;
-    if is_left_out("etcd", Etcd::missing()) {
-        return;
+    if let Some(registry) = registry::etcd().await {
+        a_fleet(&registry).await;
     }
-    let server = Etcd::start().await.unwrap();
-    a_fleet(&format!("etcd://{}", server.server().address()), "gone").await;
 }
 
 #[cfg(feature = "consul")]
 #[tokio::test]
 async fn the_same_programs_run_on_consul() {
-    use registry_conformance::server::Consul;
-    if is_left_out("consul", Consul::missing()) {
-        return;
+    if let Some(registry) = registry::consul().await {
+        a_fleet(&registry).await;
     }
-    let server = Consul::start().await.unwrap();
-    a_fleet(&format!("consul://{}", server.server().address()), "down").await;
 }
 
 #[cfg(feature = "zookeeper")]
 #[tokio::test]
 async fn the_same_programs_run_on_zookeeper() {
-    use registry_conformance::server::ZooKeeper;
-    if is_left_out("zookeeper", ZooKeeper::missing()) {
-        return;
+    if let Some(registry) = registry::zookeeper().await {
+        a_fleet(&registry).await;
     }
-    let server = ZooKeeper::start().await.unwrap();
-    a_fleet(
-        &format!("zookeeper://{}", server.server().address()),
-        "gone",
-    )
-    .await;
 }
 
 #[cfg(feature = "eureka")]
 #[tokio::test]
 async fn the_same_programs_run_on_eureka() {
-    use registry_conformance::server::Eureka;
-    if is_left_out("eureka", Eureka::missing()) {
-        return;
+    if let Some(registry) = registry::eureka().await {
+        a_fleet(&registry).await;
     }
-    let server = Eureka::start().await.unwrap();
-    let options = "poll=500ms&ttl=3s&cache=1s&eviction=1s&self-preservation=false";
-    a_fleet(
-        &format!("eureka://{}?{options}", server.server().address()),
-        "gone",
-    )
-    .await;
 }
 
-/// Whether a server that is not installed is done without. `REGISTRY_TEST_REQUIRE` names those that are not.
-#[cfg(any(
-    feature = "consul",
-    feature = "etcd",
-    feature = "eureka",
-    feature = "zookeeper"
-))]
-fn is_left_out(name: &str, missing: Option<String>) -> bool {
-    let Some(missing) = missing else {
-        return false;
-    };
-    let required = std::env::var("REGISTRY_TEST_REQUIRE").unwrap_or_default();
-    assert!(
-        !required.split(',').any(|one| one == name),
-        "{name} is required: {missing}"
-    );
-    eprintln!("left out: {missing}");
-    true
-}
-
-/// Servers come, one is killed, which the client is told of with this word, one leaves, and every call is answered.
-async fn a_fleet(registry: &str, killed: &str) {
+/// Servers come, one is killed, one leaves, and every call is answered.
+async fn a_fleet(registry: &Registry) {
+    let (registry, killed) = (registry.url.as_str(), registry.killed);
     let mut first = server(registry, "first");
     let mut second = server(registry, "second");
     first.says(&["registered", "greeter/first"]).await;

@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Program, own_mdns};
+use common::Program;
+use common::registry::{self, Registry};
 
 fn server(registry: &str, id: &str) -> Program {
     let args = ["--id", id, "--host", "127.0.0.1"];
@@ -11,17 +12,54 @@ fn server(registry: &str, id: &str) -> Program {
 
 #[tokio::test]
 async fn servers_come_and_go_and_every_call_is_answered() {
-    let registry = own_mdns();
+    a_fleet(&registry::mdns()).await;
+}
+
+#[cfg(feature = "etcd")]
+#[tokio::test]
+async fn the_same_programs_run_on_etcd() {
+    if let Some(registry) = registry::etcd().await {
+        a_fleet(&registry).await;
+    }
+}
+
+#[cfg(feature = "consul")]
+#[tokio::test]
+async fn the_same_programs_run_on_consul() {
+    if let Some(registry) = registry::consul().await {
+        a_fleet(&registry).await;
+    }
+}
+
+#[cfg(feature = "zookeeper")]
+#[tokio::test]
+async fn the_same_programs_run_on_zookeeper() {
+    if let Some(registry) = registry::zookeeper().await {
+        a_fleet(&registry).await;
+    }
+}
+
+#[cfg(feature = "eureka")]
+#[tokio::test]
+async fn the_same_programs_run_on_eureka() {
+    if let Some(registry) = registry::eureka().await {
+        a_fleet(&registry).await;
+    }
+}
+
+/// Servers come, one is killed, one leaves, and every call is answered.
+async fn a_fleet(registry: &Registry) {
+    let (registry, killed) = (registry.url.as_str(), registry.killed);
     let args = ["--every", "0.05"];
-    let mut client = Program::start(env!("CARGO_BIN_EXE_grpc-client"), &registry, &args);
-    let first = server(&registry, "first");
-    let mut second = server(&registry, "second");
+    let mut client = Program::start(env!("CARGO_BIN_EXE_grpc-client"), registry, &args);
+    let first = server(registry, "first");
+    let mut second = server(registry, "second");
     client.says(&["call", "from first"]).await;
     client.says(&["call", "from second"]).await;
 
     second.process.kill().await.unwrap();
-    client.says(&["gone", "second"]).await;
-    let third = server(&registry, "third");
+    client.says(&[killed, "second"]).await;
+    let third = server(registry, "third");
     client.says(&["call", "from third"]).await;
 
     first.interrupt().await;

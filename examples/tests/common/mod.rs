@@ -1,6 +1,7 @@
 //! Programs as in terminals.
 
-use std::net::{Ipv4Addr, UdpSocket};
+pub(crate) mod registry;
+
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -75,11 +76,4 @@ impl Program {
         }
         assert!(ended.success(), "{ended}:\n{}", self.text);
     }
-}
-
-/// The URL of a multicast DNS of its own on the loopback interface.
-pub(crate) fn own_mdns() -> String {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-    let port = socket.local_addr().unwrap().port();
-    format!("mdns://?loopback=true&port={port}")
 }
