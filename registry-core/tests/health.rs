@@ -15,7 +15,7 @@ use registry_core::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic_health::ServingStatus;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -143,6 +143,30 @@ async fn a_verdict_that_is_refused_or_meets_an_outage_is_published_later() {
     registry.memory.set_outage(false);
     sleep(6 * SECOND).await;
     assert_eq!(status(&registry).await, Status::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_an_update_is_answered_whatever_the_checks_say_meanwhile() {
+    let registry = Scripted::new();
+    let ttl = HealthCheck::new(CheckKind::Ttl).interval(1000 * SECOND);
+    let handle = register(&registry, ttl).await.unwrap();
+    registry.delay(SECOND);
+    let first = handle.update(|instance| instance.weight(2));
+    let second = async {
+        sleep(SECOND / 4).await;
+        // The first one is on its way, so that this one waits.
+        handle.update(|instance| instance.weight(3)).await
+    };
+    let fails = async {
+        sleep(SECOND / 2).await;
+        handle.fail("no");
+    };
+    let all = async { tokio::join!(first, second, fails) };
+    let (first, second, ()) = timeout(10 * SECOND, all).await.expect("both answered");
+    first.unwrap();
+    second.unwrap();
+    let shown = lookup(&*registry, "greeter").await;
+    assert_eq!((shown[0].weight, shown[0].status), (3, Status::Down));
 }
 
 #[tokio::test]

@@ -115,6 +115,7 @@ async fn nothing_brings_a_deregistered_registration_back(world: World) -> Outcom
     side_by_side(handles.into_iter().enumerate(), |(number, handle)| {
         let world = world.clone();
         async move {
+            // Each at another moment, to meet each step of the registrar.
             tokio::time::sleep(Duration::from_millis(number as u64)).await;
             let forget = world.inject(Fault::Forget(handle.key().clone()));
             let (forgotten, _, gone) = tokio::join!(

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::handle::{RegistrationHandle, RegistrationState};
 use super::readiness::Readiness;
-use super::task::{Edit, Request, closed};
+use super::task::{Command, Edit, Request, closed};
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::{Checkup, Report};
 use crate::instance::Instance;
-use crate::registration::{Held, Registered, Registration};
+use crate::registration::{HealthCheck, Held, Registered, Registration};
 use crate::telemetry::Counted;
 use crate::time::NEVER;
 
@@ -54,7 +54,7 @@ pub(super) struct Entry {
     /// Who wants this key next, once this registration is gone.
     pub(super) successor: Option<Request>,
     /// The checks that run on this side.
-    pub(super) checkup: Option<Checkup>,
+    checkup: Option<Checkup>,
     /// When what they say is tried again, after it was refused.
     pub(super) judge_at: Option<Instant>,
     /// When who asked for it does not wait any more.
@@ -273,6 +273,26 @@ impl Entry {
         self.checkup.as_ref().is_some_and(Checkup::fails)
     }
 
+    /// Starts the checks that run on this side, which ask by a command to be [judged](Self::judge).
+    pub(super) fn check(
+        &mut self,
+        checks: Vec<HealthCheck>,
+        commands: mpsc::WeakUnboundedSender<Command>,
+    ) {
+        let (key, serial) = (self.desired.key(), self.serial);
+        let judge = {
+            let key = key.clone();
+            move || {
+                let key = key.clone();
+                // A task that is gone shows nothing any more.
+                if let Some(commands) = commands.upgrade() {
+                    let _ = commands.send(Command::Judge { key, serial });
+                }
+            }
+        };
+        self.checkup = Some(Checkup::start(key, checks, judge));
+    }
+
     /// Hears what the program says of itself.
     pub(super) fn report(&self, report: Report) {
         if let Some(checkup) = &self.checkup {
@@ -298,7 +318,13 @@ impl Entry {
         let shown = described.and_then(|described| self.desired.showing(described, self.fails()));
         match shown {
             Ok(shown) if shown != *self.desired => {
-                self.desired = Arc::new(shown);
+                let before = std::mem::replace(&mut self.desired, Arc::new(shown));
+                // Who waits for what it replaces waits for this.
+                for waiting in &mut self.waiting {
+                    if Arc::ptr_eq(&waiting.wants, &before) {
+                        waiting.wants = self.desired.clone();
+                    }
+                }
                 self.due = Instant::now();
             }
             // Never an error: it was valid before, and only its status is another one.

@@ -59,7 +59,7 @@ struct Script {
     stutter: bool,
     /// Calls about this service, or this instance, hang or panic.
     spoilt: Option<(String, bool)>,
-    /// The answers to renewals are on their way for so long.
+    /// The answers to registrations and renewals are on their way for so long.
     delay: Duration,
 }
 
@@ -145,6 +145,8 @@ impl Registry for Scripted {
             Some(error) if !error.is_temporary() => Err(error),
             told => {
                 let registered = self.memory.register(registration).await;
+                let delay = self.script.lock().unwrap().delay;
+                sleep(delay).await;
                 told.map_or(registered, Err)
             }
         }

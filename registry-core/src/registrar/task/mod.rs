@@ -17,7 +17,7 @@ use super::handle::RegistrationHandle;
 use crate::backoff::{Gate, Pass, Passage};
 use crate::capability::{Capability, TtlScope};
 use crate::error::{Error, ErrorKind, Result};
-use crate::health::{self, Checkup, Report};
+use crate::health::{self, Report};
 use crate::instance::{InstanceBuilder, InstanceKey};
 use crate::registration::{Held, Registered, Registration, Renewal};
 use crate::registry::Registry;
@@ -255,28 +255,16 @@ impl Task {
             until,
             reply,
         } = request;
-        let commands_allowed = self.config.command_checks;
-        let (registration, checks) =
-            match health::take(&registration, &capability, commands_allowed) {
-                Ok((registration, checks)) => (Arc::new(registration), checks),
-                Err(error) => return drop(reply.send(Err(error))),
-            };
+        let taken = health::take(&registration, &capability, self.config.command_checks);
+        let (registration, checks) = match taken {
+            Ok((registration, checks)) => (Arc::new(registration), checks),
+            Err(error) => return drop(reply.send(Err(error))),
+        };
         self.serial += 1;
         let patience = dead_owner(&capability, &registration);
         let mut entry = Entry::new(self.serial, registration, until, patience);
         if !checks.is_empty() {
-            let (serial, tell) = (self.serial, self.commands.clone());
-            let judge = {
-                let key = key.clone();
-                move || {
-                    let key = key.clone();
-                    // A task that is gone shows nothing any more.
-                    let _ = tell
-                        .upgrade()
-                        .map(|tell| tell.send(Command::Judge { key, serial }));
-                }
-            };
-            entry.checkup = Some(Checkup::start(key.clone(), checks, judge));
+            entry.check(checks, self.commands.clone());
         }
         let visible = capability.windows.visible;
         let handle = RegistrationHandle::new(
