@@ -3,7 +3,7 @@
 mod common;
 
 use common::Program;
-use common::registry::{self, Registry};
+use common::registry::{Registry, on_every_registry};
 use tokio::process::Command;
 
 fn server(registry: &str, id: &str) -> Program {
@@ -15,42 +15,7 @@ fn client(registry: &str, args: &[&str]) -> Program {
     Program::start(env!("CARGO_BIN_EXE_greeter-client"), registry, args)
 }
 
-#[tokio::test]
-async fn servers_come_and_go_and_every_call_is_answered() {
-    a_fleet(&registry::mdns()).await;
-}
-
-#[cfg(feature = "etcd")]
-#[tokio::test]
-async fn the_same_programs_run_on_etcd() {
-    if let Some(registry) = registry::etcd().await {
-        a_fleet(&registry).await;
-    }
-}
-
-#[cfg(feature = "consul")]
-#[tokio::test]
-async fn the_same_programs_run_on_consul() {
-    if let Some(registry) = registry::consul().await {
-        a_fleet(&registry).await;
-    }
-}
-
-#[cfg(feature = "zookeeper")]
-#[tokio::test]
-async fn the_same_programs_run_on_zookeeper() {
-    if let Some(registry) = registry::zookeeper().await {
-        a_fleet(&registry).await;
-    }
-}
-
-#[cfg(feature = "eureka")]
-#[tokio::test]
-async fn the_same_programs_run_on_eureka() {
-    if let Some(registry) = registry::eureka().await {
-        a_fleet(&registry).await;
-    }
-}
+on_every_registry!(a_fleet);
 
 /// Servers come, one is killed, one leaves, and every call is answered.
 async fn a_fleet(registry: &Registry) {

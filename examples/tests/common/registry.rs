@@ -99,3 +99,47 @@ fn is_left_out(name: &str, missing: Option<String>) -> bool {
     eprintln!("left out: {missing}");
     true
 }
+
+/// Tests of a fleet on every registry that is there.
+macro_rules! on_every_registry {
+    ($fleet:ident) => {
+        #[tokio::test]
+        async fn servers_come_and_go_and_every_call_is_answered() {
+            $fleet(&crate::common::registry::mdns()).await;
+        }
+
+        #[cfg(feature = "etcd")]
+        #[tokio::test]
+        async fn the_same_programs_run_on_etcd() {
+            if let Some(registry) = crate::common::registry::etcd().await {
+                $fleet(&registry).await;
+            }
+        }
+
+        #[cfg(feature = "consul")]
+        #[tokio::test]
+        async fn the_same_programs_run_on_consul() {
+            if let Some(registry) = crate::common::registry::consul().await {
+                $fleet(&registry).await;
+            }
+        }
+
+        #[cfg(feature = "zookeeper")]
+        #[tokio::test]
+        async fn the_same_programs_run_on_zookeeper() {
+            if let Some(registry) = crate::common::registry::zookeeper().await {
+                $fleet(&registry).await;
+            }
+        }
+
+        #[cfg(feature = "eureka")]
+        #[tokio::test]
+        async fn the_same_programs_run_on_eureka() {
+            if let Some(registry) = crate::common::registry::eureka().await {
+                $fleet(&registry).await;
+            }
+        }
+    };
+}
+
+pub(crate) use on_every_registry;
