@@ -13,11 +13,17 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use crate::reader::{Datacenter, Reader};
+use crate::reader::{Datacenter, Reader, WAIT};
 use crate::sweep;
 
 /// Time between two probes, and how long an answer may take.
 const PROBE: Duration = Duration::from_secs(5);
+
+/// How long the first query of a watch waits for a change, and by how much each further one waits longer, up to
+/// [`WAIT`]. Until then a server is asked after each: an agent may still answer from its view of before a fault, at an
+/// index that says nothing now.
+const FIRST_WAIT: Duration = Duration::from_secs(2);
+const LONGER: u32 = 3;
 
 /// Time between two queries while each brings nothing new.
 const IDLE_PACE: Duration = Duration::from_millis(50);
@@ -279,22 +285,24 @@ async fn follow(
     let follow = async {
         let first = reader.service(datacenter, service).await?;
         let (mut index, mut last) = (first.index, first.value);
+        let mut wait = FIRST_WAIT;
         fanout.replace(last.instances.clone());
         loop {
             let had = !last.instances.is_empty();
-            let next = reader.next(datacenter, service, index, had).await?;
-            let Some(next) = next else {
-                fanout.confirm();
-                // It may have come at once, from something that does not wait.
-                sleep(IDLE_PACE).await;
-                continue;
-            };
+            let mut next = reader.next(datacenter, service, index, had, wait).await?;
+            if next.index == index && wait < WAIT {
+                wait = (wait * LONGER).min(WAIT);
+                next = reader.service(datacenter, service).await?;
+            }
             next.value.follows(&last)?;
-            index = next.index;
+            // A server counts the changes of the service, an agent's view all of them.
+            index = index.max(next.index);
             let news = last.instances != next.value.instances;
             last = next.value;
             if !news {
-                // Others move the index: whoever asks again at once is as busy as they are.
+                fanout.confirm();
+                // It may have come at once, from something that does not wait; or others move the index, and whoever
+                // asks again at once is as busy as they are.
                 sleep(IDLE_PACE).await;
                 continue;
             }

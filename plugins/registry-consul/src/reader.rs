@@ -14,10 +14,7 @@ use crate::config::ConsulConfig;
 use crate::reply::Reply;
 
 /// How long a blocking query waits for a change: a server that went back to an older state is silent for so long.
-const WAIT: &str = "20s";
-
-/// The server may add a sixteenth to it.
-const LONGEST_WAIT: Duration = Duration::from_millis(21_250);
+pub(crate) const WAIT: Duration = Duration::from_secs(20);
 
 /// How many unreadable records are remembered, so that each is logged once.
 const REMEMBERED: usize = 1000;
@@ -134,26 +131,25 @@ impl Reader {
         self.instances(service, &reply)
     }
 
-    /// Waits for a change of a service after `index`, or for 20 s. `None`: nothing changed.
+    /// Waits for a change of a service after `index`, up to this long.
     pub(crate) async fn next(
         &self,
         datacenter: &Datacenter,
         service: &ServiceName,
         index: u64,
         had: bool,
-    ) -> Result<Option<Found<Service>>> {
+        wait: Duration,
+    ) -> Result<Found<Service>> {
         let path = format!("health/service/{}", segment(service.as_str()));
-        let reply = self.wait(datacenter, &path, index, None).await;
+        let reply = self.wait(datacenter, &path, index, wait, None).await;
         let reply = reply.map_err(|error| error.with("service", service))?;
         let emptied = reply.is_empty() && had;
         if emptied && reply.deny {
             // A policy that was withdrawn empties a streamed answer without a word, even at the same index.
-            return self.service(datacenter, service).await.map(Some);
+            return self.service(datacenter, service).await;
         }
-        if forward(index, &reply)? == index {
-            return Ok(None);
-        }
-        self.instances(service, &reply).map(Some)
+        forward(index, &reply)?;
+        self.instances(service, &reply)
     }
 
     /// The names of the services that have an instance, sorted.
@@ -183,7 +179,8 @@ impl Reader {
     /// Waits until a record of a service has changed since `index`, or for 20 s.
     pub(crate) async fn next_records(&self, datacenter: &Datacenter, index: u64) -> Result<u64> {
         let path = "catalog/services";
-        let reply = self.wait(datacenter, path, index, Some(NO_SERVICE)).await?;
+        let filter = Some(NO_SERVICE);
+        let reply = self.wait(datacenter, path, index, WAIT, filter).await?;
         forward(index, &reply)
     }
 
@@ -202,9 +199,8 @@ impl Reader {
         datacenter: &Datacenter,
         index: u64,
     ) -> Result<Option<Found<Vec<CheckRow>>>> {
-        let reply = self
-            .wait(datacenter, "health/state/any", index, None)
-            .await?;
+        let path = "health/state/any";
+        let reply = self.wait(datacenter, path, index, WAIT, None).await?;
         let now = forward(index, &reply)?;
         if now == index {
             return Ok(None);
@@ -232,13 +228,15 @@ impl Reader {
         datacenter: &Datacenter,
         path: &str,
         index: u64,
+        wait: Duration,
         filter: Option<&str>,
     ) -> Result<Reply> {
-        let index = index.to_string();
+        let (index, seconds) = (index.to_string(), format!("{}s", wait.as_secs()));
         let mut query = dc(datacenter);
-        query.extend([("index", index.as_str()), ("wait", WAIT)]);
+        query.extend([("index", index.as_str()), ("wait", seconds.as_str())]);
         query.extend(filter.map(|filter| ("filter", filter)));
-        let limit = LONGEST_WAIT + self.client.timeout;
+        // The server may add a sixteenth to it.
+        let limit = wait + wait / 16 + self.client.timeout;
         self.client.wait(path, &query, limit).await
     }
 

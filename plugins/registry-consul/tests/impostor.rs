@@ -104,3 +104,33 @@ async fn what_answers_a_wait_at_once_is_not_asked_all_the_time() {
         assert!((2..=60).contains(&asked), "{scope:?}: {asked} requests");
     }
 }
+
+#[tokio::test]
+async fn an_agent_that_missed_a_change_is_not_believed_for_long() {
+    static READS: AtomicUsize = AtomicUsize::new(0);
+    // Its view of before a fault has, by chance, the index that the servers have now.
+    let body = |request: &str| {
+        Some(match () {
+            () if request.contains("status/leader") => "\"10.0.0.1:8300\"",
+            () if request.contains("index=") => "[]",
+            () if READS.fetch_add(1, Ordering::Relaxed) == 0 => "[]",
+            () => {
+                r#"[{"Node":{"Node":"n"},"Service":{"ID":"web:a","Service":"web","Address":"10.0.0.1","Port":80}}]"#
+            }
+        })
+    };
+    let impostor = Impostor::start(body).await;
+    let scope = Scope::Service("web".try_into().unwrap());
+    let options = ReadOptions::default();
+    let registry = impostor.client();
+    let mut watch = registry.watch(&scope, &options).await.unwrap();
+    let shown = timeout(Duration::from_secs(10), async {
+        loop {
+            let news = watch.next().await.unwrap();
+            if news.iter().any(|change| matches!(change, Change::Upsert(_))) {
+                return;
+            }
+        }
+    });
+    shown.await.expect("the instance that the agent does not show");
+}
