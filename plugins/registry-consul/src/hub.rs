@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use crate::reader::{Datacenter, Reader, WAIT};
+use crate::reader::{Datacenter, Reader, WAIT, not_before};
 use crate::sweep;
 
 /// Time between two probes, and how long an answer may take.
@@ -285,18 +285,24 @@ async fn follow(
     let follow = async {
         let first = reader.service(datacenter, service).await?;
         let (mut index, mut last) = (first.index, first.value);
+        // Of the agent's view: of a service without instances a server says a higher one.
+        let mut viewed = 0;
         let mut wait = FIRST_WAIT;
         fanout.replace(last.instances.clone());
         loop {
             let had = !last.instances.is_empty();
             let mut next = reader.next(datacenter, service, index, had, wait).await?;
-            if next.index == index && wait < WAIT {
+            not_before(viewed, next.index)?;
+            viewed = next.index;
+            let quiet = viewed <= index;
+            index = viewed;
+            if quiet && wait < WAIT {
                 wait = (wait * LONGER).min(WAIT);
                 next = reader.service(datacenter, service).await?;
+                // The view has to come to where the server is.
+                index = index.max(next.index);
             }
             next.value.follows(&last)?;
-            // A server counts the changes of the service, an agent's view all of them.
-            index = index.max(next.index);
             let news = last.instances != next.value.instances;
             last = next.value;
             if !news {

@@ -143,12 +143,12 @@ impl Reader {
         let path = format!("health/service/{}", segment(service.as_str()));
         let reply = self.wait(datacenter, &path, index, wait, None).await;
         let reply = reply.map_err(|error| error.with("service", service))?;
-        let emptied = reply.is_empty() && had;
-        if emptied && reply.deny {
+        let index = index_of(&reply)?;
+        if reply.is_empty() && had && reply.deny {
             // A policy that was withdrawn empties a streamed answer without a word, even at the same index.
-            return self.service(datacenter, service).await;
+            let Found { value, .. } = self.service(datacenter, service).await?;
+            return Ok(Found { index, value });
         }
-        forward(index, &reply)?;
         self.instances(service, &reply)
     }
 
@@ -327,11 +327,16 @@ fn index_of(reply: &Reply) -> Result<u64> {
 /// The index of a reply to a query from `index`. It goes back when the servers lost their state or took an older one.
 fn forward(index: u64, reply: &Reply) -> Result<u64> {
     let now = index_of(reply)?;
-    if now < index {
-        let why = format!("the catalog went back from index {index} to {now}");
-        return Err(Error::new(ErrorKind::Lost, why));
-    }
+    not_before(index, now)?;
     Ok(now)
+}
+
+pub(crate) fn not_before(index: u64, now: u64) -> Result<()> {
+    if now >= index {
+        return Ok(());
+    }
+    let why = format!("the catalog went back from index {index} to {now}");
+    Err(Error::new(ErrorKind::Lost, why))
 }
 
 #[cfg(test)]

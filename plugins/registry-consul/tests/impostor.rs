@@ -127,10 +127,15 @@ async fn an_agent_that_missed_a_change_is_not_believed_for_long() {
     let shown = timeout(Duration::from_secs(10), async {
         loop {
             let news = watch.next().await.unwrap();
-            if news.iter().any(|change| matches!(change, Change::Upsert(_))) {
+            if news
+                .iter()
+                .any(|change| matches!(change, Change::Upsert(_)))
+            {
                 return;
             }
         }
     });
-    shown.await.expect("the instance that the agent does not show");
+    shown
+        .await
+        .expect("the instance that the agent does not show");
 }
