@@ -37,18 +37,17 @@ impl Console {
     }
 
     /// How a call went: whom it met, and who answered.
-    pub fn call(&self, number: u64, result: &Result<Reply, Unanswered>) {
-        let what = format!("call {number}");
+    pub fn call(&self, what: &str, result: &Result<Reply, Unanswered>) {
         match result {
             Ok(reply) => {
                 for attempt in &reply.retried {
                     let detail = format_args!("{attempt}: tried elsewhere");
-                    self.event(&what, &attempt.who.id, detail);
+                    self.event(what, &attempt.who.id, detail);
                 }
                 let detail = format_args!("{:?} in {}", reply.text, span(reply.took));
-                self.event(&what, &reply.by.id, detail);
+                self.event(what, &reply.by.id, detail);
             }
-            Err(unanswered) => self.event(&what, "nobody", unanswered),
+            Err(unanswered) => self.event(what, "nobody", unanswered),
         }
     }
 

@@ -3,6 +3,7 @@
 //! The stories themselves are in `src/bin/`, one program each.
 
 pub mod args;
+pub mod calls;
 pub mod client;
 pub mod console;
 pub mod greeter;

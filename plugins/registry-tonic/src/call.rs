@@ -6,17 +6,15 @@ use http::header::USER_AGENT;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri};
-use hyper::client::conn::http2::SendRequest;
-use registry_core::{Host, Instance, Member, Outcome, Pick, PickError, PickErrorKind, PickRequest};
+use registry_core::{Instance, Member, Outcome, Pick, PickError, PickErrorKind, PickRequest};
+use registry_tower::{CallKey, Replay, RequestBody};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::body::{Replay, RequestBody};
-use crate::channel::CallKey;
 use crate::config::ChannelConfig;
-use crate::connection::State;
+use crate::connection::{Requests, State};
 use crate::deadline;
 use crate::pool::Pool;
 use crate::retry::{Answer, Sending, Sent};
@@ -31,7 +29,7 @@ const SENDINGS: usize = 8;
 pub(crate) struct Call<'a> {
     pool: &'a Pool,
     head: Parts,
-    body: Replay,
+    body: Replay<Body>,
     deadline: Option<Instant>,
     /// Whether it may be done twice.
     idempotent: bool,
@@ -177,14 +175,10 @@ impl<'a> Call<'a> {
 
     /// What the call asks of the selector.
     fn asked(&self) -> PickRequest<'static> {
-        let request = PickRequest::default();
-        match self.head.extensions.get() {
-            Some(CallKey(key)) => request.hash(*key),
-            None => request,
-        }
+        CallKey::ask(&self.head.extensions)
     }
 
-    async fn send(&mut self, mut connection: SendRequest<RequestBody>, pick: Pick) -> Sent {
+    async fn send(&mut self, mut connection: Requests, pick: Pick) -> Sent {
         let request = self.request(pick.instance());
         self.running = Some(pick);
         self.sent.0 += 1;
@@ -231,7 +225,7 @@ impl<'a> Call<'a> {
     }
 
     /// The request as this instance is to get it.
-    fn request(&self, instance: &Instance) -> Request<RequestBody> {
+    fn request(&self, instance: &Instance) -> Request<RequestBody<Body>> {
         let mut head = self.head.clone();
         let config = self.config();
         let mut uri = head.uri.into_parts();
@@ -298,12 +292,6 @@ pub(crate) fn scheme(config: &ChannelConfig) -> Scheme {
 
 /// What the request says whom it is for.
 pub(crate) fn authority(instance: &Instance, server_name: Option<&str>) -> Authority {
-    let address = &instance.address;
-    let text = match (server_name, address.host()) {
-        (Some(name), _) => name.to_owned(),
-        // The scope of an address means something on this machine only.
-        (None, Host::V6(ip, _)) => format!("[{ip}]:{}", address.port()),
-        (None, _) => address.as_str().to_owned(),
-    };
-    Authority::try_from(text).unwrap_or_else(|_| Authority::from_static("localhost"))
+    let name = server_name.and_then(|name| Authority::try_from(name).ok());
+    name.unwrap_or_else(|| registry_tower::authority(&instance.address))
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use registry_core::{Balancer, PickRequest, Result};
+use registry_core::{Balancer, Result};
 use tokio::time::timeout_at;
 use tonic::Status;
 use tonic::body::Body;
@@ -31,26 +31,6 @@ use crate::pool::Pool;
 #[derive(Clone)]
 pub struct Channel {
     pool: Arc<Pool>,
-}
-
-/// What calls that belong together have in common, such as a user or a session, for selectors that keep them together
-/// ([`RingHash`](registry_core::RingHash), [`Sticky`](registry_core::Sticky) and others). In the extensions of a
-/// request:
-///
-/// ```
-/// use registry_tonic::CallKey;
-///
-/// let mut request = tonic::Request::new(());
-/// request.extensions_mut().insert(CallKey::new("user-7"));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CallKey(pub(crate) u64);
-
-impl CallKey {
-    /// A key. The same in every process and release.
-    pub fn new(key: impl AsRef<[u8]>) -> Self {
-        Self(PickRequest::default().key(key).hash.unwrap_or_default())
-    }
 }
 
 /// A channel to what this balancer picks among, with the default configuration.

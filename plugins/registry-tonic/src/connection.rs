@@ -14,11 +14,12 @@ use http::uri::{Parts, PathAndQuery};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use registry_core::{Address, Balancer, Instance};
+use registry_tower::RequestBody;
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
+use tonic::body::Body;
 
-use crate::body::RequestBody;
 use crate::call::{authority, scheme};
 use crate::config::ChannelConfig;
 use crate::greeting::{Greeting, Wire};
@@ -27,6 +28,9 @@ use crate::tls;
 
 /// The longest interval of signs of life, for a peer that wants few.
 const CALMEST: Duration = Duration::from_secs(600);
+
+/// Takes the requests that go over a connection.
+pub(crate) type Requests = SendRequest<RequestBody<Body>>;
 
 /// What the connections of a channel share.
 pub(crate) struct Maker {
@@ -43,7 +47,7 @@ pub(crate) enum State {
     /// It is being made, for the first time or again.
     Connecting,
     /// It takes requests.
-    Ready(SendRequest<RequestBody>),
+    Ready(Requests),
     /// The last try failed; another one follows.
     Failed(Arc<str>),
 }
@@ -56,7 +60,7 @@ pub(crate) struct Connection {
 }
 
 type Established = (
-    SendRequest<RequestBody>,
+    Requests,
     Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>,
 );
 
@@ -151,7 +155,7 @@ async fn run(
 
 /// Says that a connection takes requests: at once, or whenever the instance says that it serves.
 async fn serve(
-    send: SendRequest<RequestBody>,
+    send: Requests,
     instance: &Instance,
     config: &ChannelConfig,
     tell: &(impl Fn(State) + Sync),

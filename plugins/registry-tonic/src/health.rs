@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::SendRequest;
+use registry_tower::Replay;
 use tokio::time::{sleep, timeout};
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -17,12 +17,12 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tower_service::Service;
 
-use crate::body::{Replay, RequestBody};
+use crate::connection::Requests;
 
 /// Watches the standard health service over a connection for as long as it lasts, and tells whether the instance
 /// serves, or why it is not to be called. An instance without a health service serves, as gRPC has it.
 pub(crate) async fn follow(
-    connection: SendRequest<RequestBody>,
+    connection: Requests,
     origin: Uri,
     service: &str,
     limit: Duration,
@@ -79,7 +79,7 @@ fn refused(status: &Status) -> String {
 
 /// One connection as a client takes it.
 #[derive(Clone)]
-struct Direct(SendRequest<RequestBody>);
+struct Direct(Requests);
 
 impl Service<Request<Body>> for Direct {
     type Response = Response<Incoming>;

@@ -61,7 +61,6 @@
 //! - An instance is called at its first address, whatever further ones it has.
 //! - All calls to an instance share one connection, and wait where the peer's limit of concurrent streams is reached.
 
-mod body;
 mod call;
 mod channel;
 mod config;
@@ -75,8 +74,9 @@ mod retry;
 mod server;
 mod tls;
 
-pub use channel::{CallKey, Channel, channel};
+pub use channel::{Channel, channel};
 pub use config::ChannelConfig;
 #[cfg(doc)]
 use registry_core::Balancer;
+pub use registry_tower::CallKey;
 pub use server::{ServeConfig, serve_with_config, serve_with_registration};

@@ -159,7 +159,7 @@ impl Story {
             let _ = timeout(PAUSE, self.narrator.tell_until(&self.view, |_| false)).await;
             self.made += 1;
             let result = self.client.greet("world").await;
-            self.console.call(self.made, &result);
+            self.console.call(&format!("call {}", self.made), &result);
             match result {
                 Ok(reply) => self.retried += u64::from(!reply.retried.is_empty()),
                 Err(_) => self.failed += 1,

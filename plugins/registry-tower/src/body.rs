@@ -1,21 +1,21 @@
-//! Bodies: of a request that may be sent again, and of a response whose end is reported.
+//! The body of a request that may be sent again.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
-use tonic::Status;
+
+use crate::BoxError;
 
 /// The body of a request of which what was sent is kept up to a limit, so that it can be sent again.
-#[derive(Clone, Debug)]
-pub(crate) struct Replay(Arc<Mutex<Kept>>);
+pub struct Replay<B>(Arc<Mutex<Kept<B>>>);
 
-#[derive(Debug)]
-struct Kept {
-    body: tonic::body::Body,
+struct Kept<B> {
+    body: Pin<Box<B>>,
     /// Which sending may read.
     sending: usize,
     sent: VecDeque<Bytes>,
@@ -24,10 +24,11 @@ struct Kept {
     ended: bool,
 }
 
-impl Replay {
-    pub(crate) fn new(body: tonic::body::Body, limit: usize) -> Self {
+impl<B> Replay<B> {
+    /// A body of which up to `limit` bytes are kept.
+    pub fn new(body: B, limit: usize) -> Self {
         Self(Arc::new(Mutex::new(Kept {
-            body,
+            body: Box::pin(body),
             sending: 0,
             sent: VecDeque::new(),
             room: Some(limit),
@@ -36,31 +37,32 @@ impl Replay {
     }
 
     /// The body from its beginning. What was handed out before yields no more.
-    pub(crate) fn again(&self) -> RequestBody {
+    pub fn again(&self) -> RequestBody<B> {
         let mut kept = self.lock();
         kept.sending += 1;
         RequestBody {
             sending: kept.sending,
             next: 0,
-            replay: self.clone(),
+            replay: Self(self.0.clone()),
         }
     }
 
-    pub(crate) fn can_be_sent_again(&self) -> bool {
+    /// Whether all that was sent is kept: it has no trailers, and is not longer than the limit so far.
+    pub fn can_be_sent_again(&self) -> bool {
         self.lock().room.is_some()
     }
 
     /// It will not be sent again.
-    pub(crate) fn settle(&self) {
+    pub fn settle(&self) {
         self.lock().room = None;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, Kept<B>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kept {
+impl<B> Kept<B> {
     fn keep(&mut self, data: &Bytes) {
         self.room = self.room.and_then(|room| room.checked_sub(data.len()));
         if self.room.is_some() {
@@ -69,27 +71,30 @@ impl Kept {
     }
 }
 
-/// One sending of a [`Replay`].
-#[derive(Debug)]
-pub(crate) struct RequestBody {
-    replay: Replay,
+/// One sending of a [`Replay`]: the body of the requests that the inner service gets.
+pub struct RequestBody<B> {
+    replay: Replay<B>,
     sending: usize,
     /// How many parts of what is kept this one has sent.
     next: usize,
 }
 
-impl Body for RequestBody {
+impl<B> Body for RequestBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
     type Data = Bytes;
-    type Error = Status;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let mut kept = this.replay.lock();
         if kept.sending != this.sending {
-            return Poll::Ready(Some(Err(Status::cancelled("the call was sent elsewhere"))));
+            return Poll::Ready(Some(Err("the request was sent elsewhere".into())));
         }
         if let Some(data) = kept.sent.get(this.next).cloned() {
             this.next += 1;
@@ -103,20 +108,25 @@ impl Body for RequestBody {
         if kept.ended {
             return Poll::Ready(None);
         }
-        let polled = Pin::new(&mut kept.body).poll_frame(context);
+        let Poll::Ready(polled) = kept.body.as_mut().poll_frame(context) else {
+            return Poll::Pending;
+        };
+        let polled = polled.map(|frame| {
+            let whole = |mut data: B::Data| data.copy_to_bytes(data.remaining());
+            frame.map(|frame| frame.map_data(whole)).map_err(Into::into)
+        });
         match &polled {
-            Poll::Pending => {}
-            Poll::Ready(None) => kept.ended = true,
-            Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
+            None => kept.ended = true,
+            Some(Ok(frame)) => match frame.data_ref() {
                 Some(data) => {
                     kept.keep(data);
                     this.next = kept.sent.len();
                 }
                 None => kept.room = None,
             },
-            Poll::Ready(Some(Err(_))) => (kept.room, kept.ended) = (None, true),
+            Some(Err(_)) => (kept.room, kept.ended) = (None, true),
         }
-        polled
+        Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -125,30 +135,56 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
+        let kept = self.replay.lock();
+        let again = kept.sent.iter().skip(self.next).map(Bytes::len);
+        let again = again.sum::<usize>() as u64;
+        let rest = match kept.ended {
+            true => SizeHint::with_exact(0),
+            false => kept.body.size_hint(),
+        };
+        let mut hint = SizeHint::new();
+        hint.set_lower(again + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(again + upper);
+        }
+        hint
+    }
+}
+
+impl<B> fmt::Debug for Replay<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replay").finish_non_exhaustive()
+    }
+}
+
+impl<B> fmt::Debug for RequestBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::{BodyExt, StreamBody};
+    use http_body_util::{BodyExt, Full, StreamBody};
 
     use super::*;
 
-    fn replay(limit: usize) -> Replay {
+    type Parts = StreamBody<tokio_stream::Iter<std::vec::IntoIter<Part>>>;
+    type Part = Result<Frame<Bytes>, BoxError>;
+
+    fn replay(limit: usize) -> Replay<Parts> {
         let parts = ["one", "two", "three"];
-        let frames =
-            parts.map(|part| Ok::<_, Status>(Frame::data(Bytes::from_static(part.as_bytes()))));
-        let body = StreamBody::new(tokio_stream::iter(frames));
-        Replay::new(tonic::body::Body::new(body), limit)
+        let frames = parts.map(|part| Ok(Frame::data(Bytes::from_static(part.as_bytes()))));
+        let body = StreamBody::new(tokio_stream::iter(Vec::from(frames)));
+        Replay::new(body, limit)
     }
 
-    async fn next(body: &mut RequestBody) -> Option<Bytes> {
+    async fn next(body: &mut RequestBody<Parts>) -> Option<Bytes> {
         let frame = body.frame().await?;
         Some(frame.unwrap().into_data().unwrap())
     }
 
-    async fn rest(body: RequestBody) -> Bytes {
+    async fn rest(body: RequestBody<Parts>) -> Bytes {
         body.collect().await.unwrap().to_bytes()
     }
 
@@ -162,7 +198,7 @@ mod tests {
         assert_eq!(rest(replay.again()).await, "onetwothree");
         assert_eq!(rest(replay.again()).await, "onetwothree");
         let error = first.frame().await.unwrap().unwrap_err();
-        assert_eq!(error.code(), tonic::Code::Cancelled);
+        assert_eq!(error.to_string(), "the request was sent elsewhere");
     }
 
     #[tokio::test]
@@ -187,5 +223,20 @@ mod tests {
         replay.settle();
         assert_eq!(rest(second).await, "twothree");
         assert!(replay.lock().sent.is_empty());
+    }
+
+    #[tokio::test]
+    async fn its_length_is_told_where_it_is_known() {
+        let replay = Replay::new(Full::new(Bytes::from_static(b"all")), 100);
+        let mut first = replay.again();
+        assert_eq!(first.size_hint().exact(), Some(3));
+        first.frame().await.unwrap().unwrap();
+        assert_eq!(first.size_hint().exact(), Some(0));
+        assert!(first.is_end_stream());
+        let second = replay.again();
+        assert_eq!(second.size_hint().exact(), Some(3));
+        assert!(!second.is_end_stream());
+        let empty = Replay::new(Full::<Bytes>::default(), 100).again();
+        assert!(empty.is_end_stream());
     }
 }

@@ -1,0 +1,209 @@
+//! What an answer says of the instance, told when it has ended.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::header::RETRY_AFTER;
+use http::{Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use hyper_util::client::legacy;
+use registry_core::{Outcome, Pick};
+
+/// What came of sending a request to an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// `None`: it says nothing of the instance.
+    pub(crate) outcome: Option<Outcome>,
+    /// The instance cannot have seen it.
+    pub(crate) unseen: bool,
+    /// Another one may do better.
+    pub(crate) retriable: bool,
+}
+
+impl Verdict {
+    pub(crate) const LATE: Self = Self::failed(Outcome::Failure);
+
+    const fn failed(outcome: Outcome) -> Self {
+        Self {
+            outcome: Some(outcome),
+            unseen: false,
+            retriable: true,
+        }
+    }
+
+    /// Of an answer, by its head.
+    pub(crate) fn answered<B>(response: &Response<B>) -> Self {
+        let status = response.status();
+        let retry_after = response.headers().get(RETRY_AFTER);
+        // A date is not read: clocks differ by more than such pauses are long.
+        let seconds = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+        let outcome = match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                seconds.map_or(Outcome::Failure, |seconds| Outcome::Throttled {
+                    retry_after: Duration::from_secs(seconds),
+                })
+            }
+            StatusCode::INTERNAL_SERVER_ERROR
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::GATEWAY_TIMEOUT => Outcome::Failure,
+            _ => Outcome::Success,
+        };
+        Self {
+            outcome: Some(outcome),
+            unseen: false,
+            retriable: matches!(status.as_u16(), 502..=504),
+        }
+    }
+
+    /// Of an error of the client.
+    pub(crate) fn error(error: &(dyn StdError + 'static)) -> Self {
+        let mut source = Some(error);
+        while let Some(error) = source {
+            if is_connect(error) {
+                return Self {
+                    unseen: true,
+                    ..Self::failed(Outcome::Unreachable)
+                };
+            }
+            if is_ours(error) {
+                return Self {
+                    outcome: None,
+                    unseen: false,
+                    retriable: false,
+                };
+            }
+            source = error.source();
+        }
+        Self::failed(Outcome::Failure)
+    }
+}
+
+fn is_connect(error: &(dyn StdError + 'static)) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    let connect = error
+        .downcast_ref::<legacy::Error>()
+        .is_some_and(legacy::Error::is_connect);
+    connect
+        || error.downcast_ref::<io::Error>().is_some_and(|error| {
+            matches!(
+                error.kind(),
+                ConnectionRefused | HostUnreachable | NetworkUnreachable
+            )
+        })
+}
+
+/// Such as a body that failed, or a request that cannot be written: no fault of the instance.
+fn is_ours(error: &(dyn StdError + 'static)) -> bool {
+    #[cfg(feature = "reqwest")]
+    if let Some(error) = error.downcast_ref::<reqwest::Error>() {
+        return error.is_builder();
+    }
+    error
+        .downcast_ref::<hyper::Error>()
+        .is_some_and(hyper::Error::is_user)
+}
+
+/// The body of an answer: reports how the request went when it has ended. Dropped before, the request was given up,
+/// which says nothing of the instance.
+pub struct ResponseBody<B> {
+    body: Pin<Box<B>>,
+    pick: Option<Pick>,
+}
+
+impl<B: Body> ResponseBody<B> {
+    pub(crate) fn new(body: B, pick: Option<Pick>) -> Self {
+        let mut this = Self {
+            body: Box::pin(body),
+            pick,
+        };
+        this.report_end();
+        this
+    }
+
+    /// Who has the length stops there.
+    fn report_end(&mut self) {
+        if self.body.is_end_stream() {
+            self.report(Outcome::Success);
+        }
+    }
+
+    fn report(&mut self, outcome: Outcome) {
+        if let Some(pick) = self.pick.take() {
+            pick.report(outcome);
+        }
+    }
+}
+
+impl<B: Body> Body for ResponseBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let polled = ready!(self.body.as_mut().poll_frame(context));
+        match &polled {
+            Some(Ok(_)) => self.report_end(),
+            Some(Err(_)) => self.report(Outcome::Failure),
+            None => self.report(Outcome::Success),
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(status: u16, retry_after: Option<&str>) -> Verdict {
+        let mut response = Response::builder().status(status);
+        if let Some(text) = retry_after {
+            response = response.header(RETRY_AFTER, text);
+        }
+        Verdict::answered(&response.body(()).unwrap())
+    }
+
+    #[test]
+    fn a_status_speaks_for_the_instance_or_for_the_request() {
+        let throttled = Outcome::Throttled {
+            retry_after: Duration::from_secs(7),
+        };
+        for (status, retry_after, outcome, retriable) in [
+            (200, None, Outcome::Success, false),
+            (302, None, Outcome::Success, false),
+            (404, None, Outcome::Success, false),
+            (501, None, Outcome::Success, false),
+            (500, None, Outcome::Failure, false),
+            (429, None, Outcome::Failure, false),
+            (429, Some("7"), throttled, false),
+            (502, None, Outcome::Failure, true),
+            (503, Some("7"), throttled, true),
+            (503, Some("soon"), Outcome::Failure, true),
+            (504, Some("7"), Outcome::Failure, true),
+        ] {
+            let verdict = answered(status, retry_after);
+            assert_eq!(verdict.outcome, Some(outcome), "{status}");
+            assert_eq!(verdict.retriable, retriable, "{status}");
+            assert!(!verdict.unseen);
+        }
+    }
+}

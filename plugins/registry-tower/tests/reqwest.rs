@@ -1,0 +1,67 @@
+//! Requests over `reqwest`.
+
+#![cfg(feature = "reqwest")]
+
+mod common;
+
+use common::{Does, Fleet, config};
+use registry_tower::CallErrorKind;
+
+#[tokio::test]
+async fn a_request_goes_to_an_instance_and_is_answered() {
+    let fleet = Fleet::new();
+    let servers = fleet.servers(1).await;
+    let http = reqwest::Client::new();
+    let services = fleet.before(http.clone(), config());
+    let get = http.get("http://greeter/path?q=1").build().unwrap();
+    let reply = services.execute(get).await.unwrap();
+    let address = servers[0].address;
+    assert_eq!(reply.url().as_str(), format!("http://{address}/path?q=1"));
+    let text = reply.text().await.unwrap();
+    assert_eq!(text, format!("0 GET /path?q=1 {address} "));
+    let put = http.put("http://greeter/").body("all").build().unwrap();
+    let text = services.execute(put).await.unwrap().text().await.unwrap();
+    assert_eq!(text, format!("0 PUT / {address} all"));
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_goes_elsewhere_where_it_may() {
+    let fleet = Fleet::new();
+    let servers = fleet.servers(2).await;
+    let _dead = fleet.dead("dead").await;
+    servers[0].does(Does::Break);
+    let http = reqwest::Client::new();
+    let services = fleet.before(http.clone(), config());
+    for _ in 0..6 {
+        let put = http.put("http://greeter/").body("all").build().unwrap();
+        let text = services.execute(put).await.unwrap().text().await.unwrap();
+        assert!(text.starts_with("1 ") && text.ends_with(" all"), "{text}");
+    }
+    let mut broken = 0;
+    for _ in 0..6 {
+        let post = http.post("http://greeter/").body("all").build().unwrap();
+        if let Err(error) = services.execute(post).await {
+            assert_eq!(error.kind(), CallErrorKind::Broken, "{error:?}");
+            broken += 1;
+        }
+    }
+    assert!(broken > 0);
+}
+
+#[tokio::test]
+async fn where_there_is_nobody_that_is_said() {
+    let fleet = Fleet::new();
+    let http = reqwest::Client::new();
+    let services = fleet.before(http.clone(), config());
+    let get = || http.get("http://greeter/").build().unwrap();
+    let error = services.execute(get()).await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Nobody, "{error}");
+    let _dead = fleet.dead("dead").await;
+    let begin = tokio::time::Instant::now();
+    while services.execute(get()).await.unwrap_err().kind() != CallErrorKind::Unreachable {
+        assert!(begin.elapsed() < common::LIMIT);
+    }
+    let get = http.get("http://127.0.0.1:80/").build().unwrap();
+    let error = services.execute(get).await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Invalid, "{error:?}");
+}
