@@ -65,15 +65,21 @@ async fn single(effort: Effort) -> Result<(), Failure> {
     let balanced = Theirs::balance_list([server.endpoint()?].into_iter());
     let ours = ours(&[&server], RoundRobin::default(), ChannelConfig::default()).await?;
     let mut times = [Calls::default(), Calls::default(), Calls::default()];
-    // In turns of a few calls each.
+    // In turns, in an order of its own each round: who comes after whom is part of what is measured.
+    let mut order = [0, 1, 2];
     for _ in 0..effort.calls / 10 {
-        times[0].add(run(&bare, 1, 10).await);
-        times[1].add(run(&balanced, 1, 10).await);
-        times[2].add(run(&ours, 1, 10).await);
+        fastrand::shuffle(&mut order);
+        for who in order {
+            times[who].add(match who {
+                0 => run(&bare, 1, 50).await,
+                1 => run(&balanced, 1, 50).await,
+                _ => run(&ours, 1, 50).await,
+            });
+        }
     }
     println!(
         "one healthy instance, one call after the other ({} each)",
-        effort.calls
+        effort.calls * 5
     );
     for (who, calls) in ["tonic, bare", "tonic, balance_list", "ours"]
         .iter()

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri};
 use registry_core::{Instance, Member, Outcome, Pick, PickError, PickErrorKind, PickRequest};
 use registry_tower::{CallKey, Replay, RequestBody};
@@ -14,7 +13,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::config::ChannelConfig;
-use crate::connection::{Requests, State};
+use crate::connection::{Ready, State};
 use crate::deadline;
 use crate::pool::Pool;
 use crate::retry::{Answer, Sending, Sent};
@@ -151,7 +150,7 @@ impl<'a> Call<'a> {
                     let Instance { id, address, .. } = &**pick.instance();
                     self.unreachable = Some(format!("{id} at {address}: {why}"));
                 }
-                Some(State::Ready(connection)) => match self.send(connection, pick).await {
+                Some(State::Ready(ready)) => match self.send(ready, pick).await {
                     Sent::Answer(answer) => return Found::Answer(answer),
                     Sent::Elsewhere(failed, pause) => {
                         match (&failed, pause) {
@@ -178,14 +177,15 @@ impl<'a> Call<'a> {
         CallKey::ask(&self.head.extensions)
     }
 
-    async fn send(&mut self, mut connection: Requests, pick: Pick) -> Sent {
-        let request = self.request(pick.instance());
+    async fn send(&mut self, ready: Ready, pick: Pick) -> Sent {
+        let Ready { mut send, origin } = ready;
+        let request = self.request(&origin);
         self.running = Some(pick);
         self.sent.0 += 1;
         self.sent.1 += 1;
-        let answer = connection.try_send_request(request).await;
+        let answer = send.try_send_request(request).await;
         // A connection that its instance was removed from ends with the last of these.
-        drop(connection);
+        drop(send);
         let Some(pick) = self.running.take() else {
             return Sent::Unseen;
         };
@@ -224,15 +224,13 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The request as this instance is to get it.
-    fn request(&self, instance: &Instance) -> Request<RequestBody<Body>> {
+    /// The request as the instance of this origin is to get it.
+    fn request(&self, origin: &Uri) -> Request<RequestBody<Body>> {
         let mut head = self.head.clone();
-        let config = self.config();
-        let mut uri = head.uri.into_parts();
-        uri.scheme = Some(scheme(config));
-        uri.authority = Some(authority(instance, config.server_name.as_deref()));
-        uri.path_and_query
-            .get_or_insert_with(|| PathAndQuery::from_static("/"));
+        let mut uri = origin.clone().into_parts();
+        if let Some(path) = head.uri.path_and_query() {
+            uri.path_and_query = Some(path.clone());
+        }
         // Never an error: it has all three parts.
         head.uri = Uri::from_parts(uri).unwrap_or_default();
         let agent = concat!("registry-tonic/", env!("CARGO_PKG_VERSION"));
@@ -281,17 +279,4 @@ impl<'a> Call<'a> {
             )),
         }
     }
-}
-
-pub(crate) fn scheme(config: &ChannelConfig) -> Scheme {
-    match config.tls {
-        Some(_) => Scheme::HTTPS,
-        None => Scheme::HTTP,
-    }
-}
-
-/// What the request says whom it is for.
-pub(crate) fn authority(instance: &Instance, server_name: Option<&str>) -> Authority {
-    let name = server_name.and_then(|name| Authority::try_from(name).ok());
-    name.unwrap_or_else(|| registry_tower::authority(&instance.address))
 }

@@ -10,17 +10,16 @@ use std::time::Duration;
 
 use h2::Reason;
 use http::Uri;
-use http::uri::{Parts, PathAndQuery};
+use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use registry_core::{Address, Balancer, Instance};
-use registry_tower::RequestBody;
+use registry_tower::{RequestBody, authority};
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::body::Body;
 
-use crate::call::{authority, scheme};
 use crate::config::ChannelConfig;
 use crate::greeting::{Greeting, Wire};
 use crate::health;
@@ -47,9 +46,16 @@ pub(crate) enum State {
     /// It is being made, for the first time or again.
     Connecting,
     /// It takes requests.
-    Ready(Requests),
+    Ready(Ready),
     /// The last try failed; another one follows.
     Failed(Arc<str>),
+}
+
+/// A connection that takes requests, and whom they say that they are for.
+#[derive(Clone, Debug)]
+pub(crate) struct Ready {
+    pub(crate) send: Requests,
+    pub(crate) origin: Uri,
 }
 
 /// The connection to one instance. Dropped, it takes no more requests, and ends when those that run have ended.
@@ -80,7 +86,7 @@ impl Connection {
     pub(crate) fn state(&self) -> State {
         match &*self.state.borrow() {
             // It has ended, and its task is about to say so.
-            State::Ready(send) if send.is_closed() => State::Connecting,
+            State::Ready(ready) if ready.send.is_closed() => State::Connecting,
             state => state.clone(),
         }
     }
@@ -160,26 +166,32 @@ async fn serve(
     config: &ChannelConfig,
     tell: &(impl Fn(State) + Sync),
 ) -> Infallible {
+    let origin = origin(instance, config);
     let Some(service) = &config.health else {
-        tell(State::Ready(send));
+        tell(State::Ready(Ready { send, origin }));
         return pending().await;
     };
-    let origin = origin(instance, config);
     let (limit, pause) = (config.connect_timeout, config.longest_pause);
+    let ready = Ready { send, origin };
     let told = |healthy: Result<(), String>| {
         tell(match healthy {
-            Ok(()) => State::Ready(send.clone()),
+            Ok(()) => State::Ready(ready.clone()),
             Err(why) => State::Failed(why.into()),
         });
     };
-    health::follow(send.clone(), origin, service, limit, pause, told).await
+    health::follow(&ready, service, limit, pause, told).await
 }
 
 /// Whom requests on this connection say that they are for.
 fn origin(instance: &Instance, config: &ChannelConfig) -> Uri {
     let mut uri = Parts::default();
-    uri.scheme = Some(scheme(config));
-    uri.authority = Some(authority(instance, config.server_name.as_deref()));
+    uri.scheme = Some(match config.tls {
+        Some(_) => Scheme::HTTPS,
+        None => Scheme::HTTP,
+    });
+    let name = config.server_name.as_deref();
+    let name = name.and_then(|name| Authority::try_from(name).ok());
+    uri.authority = Some(name.unwrap_or_else(|| authority(&instance.address)));
     uri.path_and_query = Some(PathAndQuery::from_static("/"));
     // Never an error: it has all three parts.
     Uri::from_parts(uri).unwrap_or_default()

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response, Uri};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use registry_tower::Replay;
 use tokio::time::{sleep, timeout};
@@ -17,19 +17,19 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tower_service::Service;
 
-use crate::connection::Requests;
+use crate::connection::{Ready, Requests};
 
 /// Watches the standard health service over a connection for as long as it lasts, and tells whether the instance
 /// serves, or why it is not to be called. An instance without a health service serves, as gRPC has it.
 pub(crate) async fn follow(
-    connection: Requests,
-    origin: Uri,
+    connection: &Ready,
     service: &str,
     limit: Duration,
     pause: Duration,
     tell: impl Fn(Result<(), String>) + Send + Sync,
 ) -> Infallible {
-    let mut client = HealthClient::with_origin(Direct(connection), origin);
+    let Ready { send, origin } = connection.clone();
+    let mut client = HealthClient::with_origin(Direct(send), origin);
     loop {
         let service = service.to_owned();
         let watch = client.watch(HealthCheckRequest { service });

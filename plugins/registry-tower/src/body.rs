@@ -15,7 +15,7 @@ use crate::BoxError;
 pub struct Replay<B>(Arc<Mutex<Kept<B>>>);
 
 struct Kept<B> {
-    body: Pin<Box<B>>,
+    body: B,
     /// Which sending may read.
     sending: usize,
     sent: VecDeque<Bytes>,
@@ -28,7 +28,7 @@ impl<B> Replay<B> {
     /// A body of which up to `limit` bytes are kept.
     pub fn new(body: B, limit: usize) -> Self {
         Self(Arc::new(Mutex::new(Kept {
-            body: Box::pin(body),
+            body,
             sending: 0,
             sent: VecDeque::new(),
             room: Some(limit),
@@ -81,7 +81,7 @@ pub struct RequestBody<B> {
 
 impl<B> Body for RequestBody<B>
 where
-    B: Body,
+    B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
     type Data = Bytes;
@@ -108,7 +108,7 @@ where
         if kept.ended {
             return Poll::Ready(None);
         }
-        let Poll::Ready(polled) = kept.body.as_mut().poll_frame(context) else {
+        let Poll::Ready(polled) = Pin::new(&mut kept.body).poll_frame(context) else {
             return Poll::Pending;
         };
         let polled = polled.map(|frame| {

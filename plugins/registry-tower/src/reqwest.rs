@@ -35,7 +35,7 @@ struct Client(reqwest::Client);
 
 impl<B> Service<Request<RequestBody<B>>> for Client
 where
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     type Response = Response<reqwest::Body>;

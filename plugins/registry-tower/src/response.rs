@@ -11,6 +11,7 @@ use http::header::RETRY_AFTER;
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper_util::client::legacy;
+use pin_project_lite::pin_project;
 use registry_core::{Outcome, Pick};
 
 /// What came of sending a request to an instance.
@@ -107,34 +108,28 @@ fn is_ours(error: &(dyn StdError + 'static)) -> bool {
         .is_some_and(hyper::Error::is_user)
 }
 
-/// The body of an answer: reports how the request went when it has ended. Dropped before, the request was given up,
-/// which says nothing of the instance.
-pub struct ResponseBody<B> {
-    body: Pin<Box<B>>,
-    pick: Option<Pick>,
+pin_project! {
+    /// The body of an answer: reports how the request went when it has ended. Dropped before, the request was given up,
+    /// which says nothing of the instance.
+    pub struct ResponseBody<B> {
+        #[pin]
+        body: B,
+        pick: Option<Pick>,
+    }
 }
 
 impl<B: Body> ResponseBody<B> {
-    pub(crate) fn new(body: B, pick: Option<Pick>) -> Self {
-        let mut this = Self {
-            body: Box::pin(body),
-            pick,
-        };
-        this.report_end();
-        this
-    }
-
-    /// Who has the length stops there.
-    fn report_end(&mut self) {
-        if self.body.is_end_stream() {
-            self.report(Outcome::Success);
+    pub(crate) fn new(body: B, mut pick: Option<Pick>) -> Self {
+        if body.is_end_stream() {
+            report(&mut pick, Outcome::Success);
         }
+        Self { body, pick }
     }
+}
 
-    fn report(&mut self, outcome: Outcome) {
-        if let Some(pick) = self.pick.take() {
-            pick.report(outcome);
-        }
+fn report(pick: &mut Option<Pick>, outcome: Outcome) {
+    if let Some(pick) = pick.take() {
+        pick.report(outcome);
     }
 }
 
@@ -143,14 +138,16 @@ impl<B: Body> Body for ResponseBody<B> {
     type Error = B::Error;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let polled = ready!(self.body.as_mut().poll_frame(context));
+        let mut this = self.project();
+        let polled = ready!(this.body.as_mut().poll_frame(context));
         match &polled {
-            Some(Ok(_)) => self.report_end(),
-            Some(Err(_)) => self.report(Outcome::Failure),
-            None => self.report(Outcome::Success),
+            // Who knows the length stops there.
+            Some(Ok(_)) if !this.body.is_end_stream() => {}
+            Some(Ok(_)) | None => report(this.pick, Outcome::Success),
+            Some(Err(_)) => report(this.pick, Outcome::Failure),
         }
         Poll::Ready(polled)
     }
