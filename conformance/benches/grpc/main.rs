@@ -60,26 +60,30 @@ fn main() -> Result<(), Failure> {
 
 /// One healthy instance: what the channel adds to a call.
 async fn single(effort: Effort) -> Result<(), Failure> {
-    let server = Server::start(Duration::ZERO)?;
-    let bare = server.endpoint()?.connect().await?;
-    let balanced = Theirs::balance_list([server.endpoint()?].into_iter());
-    let ours = ours(&[&server], RoundRobin::default(), ChannelConfig::default()).await?;
+    const TURN: usize = 50;
     let mut times = [Calls::default(), Calls::default(), Calls::default()];
-    // In turns, in an order of its own each round: who comes after whom is part of what is measured.
-    let mut order = [0, 1, 2];
-    for _ in 0..effort.calls / 10 {
-        fastrand::shuffle(&mut order);
-        for who in order {
-            times[who].add(match who {
-                0 => run(&bare, 1, 50).await,
-                1 => run(&balanced, 1, 50).await,
-                _ => run(&ours, 1, 50).await,
-            });
+    // Which thread has which connection makes a difference of some percent: so with several of each.
+    for _ in 0..effort.fleet {
+        let server = Server::start(Duration::ZERO)?;
+        let bare = server.endpoint()?.connect().await?;
+        let balanced = Theirs::balance_list([server.endpoint()?].into_iter());
+        let ours = ours(&[&server], RoundRobin::default(), ChannelConfig::default()).await?;
+        // In turns, in an order of its own each round: who comes after whom is part of what is measured.
+        let mut order = [0, 1, 2];
+        for _ in 0..effort.calls / TURN {
+            fastrand::shuffle(&mut order);
+            for who in order {
+                times[who].add(match who {
+                    0 => run(&bare, 1, TURN).await,
+                    1 => run(&balanced, 1, TURN).await,
+                    _ => run(&ours, 1, TURN).await,
+                });
+            }
         }
     }
     println!(
         "one healthy instance, one call after the other ({} each)",
-        effort.calls * 5
+        effort.fleet * effort.calls
     );
     for (who, calls) in ["tonic, bare", "tonic, balance_list", "ours"]
         .iter()

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
@@ -14,10 +14,14 @@ use crate::BoxError;
 /// The body of a request of which what was sent is kept up to a limit, so that it can be sent again.
 pub struct Replay<B>(Arc<Mutex<Kept<B>>>);
 
+type Read = Result<Frame<Bytes>, BoxError>;
+
 struct Kept<B> {
     body: B,
     /// Which sending may read.
     sending: usize,
+    /// What was read before it was asked for.
+    ahead: Option<Read>,
     sent: VecDeque<Bytes>,
     /// How many bytes may still be kept; `None` once it cannot be sent again.
     room: Option<usize>,
@@ -30,6 +34,7 @@ impl<B> Replay<B> {
         Self(Arc::new(Mutex::new(Kept {
             body,
             sending: 0,
+            ahead: None,
             sent: VecDeque::new(),
             room: Some(limit),
             ended: false,
@@ -62,7 +67,27 @@ impl<B> Replay<B> {
     }
 }
 
-impl<B> Kept<B> {
+impl<B> Kept<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    fn read(&mut self, context: &mut Context<'_>) -> Poll<Option<Read>> {
+        if let Some(read) = self.ahead.take() {
+            return Poll::Ready(Some(read));
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let whole = |mut data: B::Data| data.copy_to_bytes(data.remaining());
+        let read = ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.ended = !matches!(read, Some(Ok(_)));
+        Poll::Ready(read.map(|read| match read {
+            Ok(frame) => Ok(frame.map_data(whole)),
+            Err(error) => Err(error.into()),
+        }))
+    }
+
     fn keep(&mut self, data: &Bytes) {
         self.room = self.room.and_then(|room| room.checked_sub(data.len()));
         if self.room.is_some() {
@@ -105,39 +130,37 @@ where
             kept.sent.clear();
             this.next = 0;
         }
-        if kept.ended {
-            return Poll::Ready(None);
-        }
-        let Poll::Ready(polled) = Pin::new(&mut kept.body).poll_frame(context) else {
-            return Poll::Pending;
-        };
-        let polled = polled.map(|frame| {
-            let whole = |mut data: B::Data| data.copy_to_bytes(data.remaining());
-            frame.map(|frame| frame.map_data(whole)).map_err(Into::into)
-        });
-        match &polled {
-            None => kept.ended = true,
-            Some(Ok(frame)) => match frame.data_ref() {
-                Some(data) => {
-                    kept.keep(data);
-                    this.next = kept.sent.len();
+        let read = ready!(kept.read(context));
+        match read.as_ref().map(|read| read.as_ref().map(Frame::data_ref)) {
+            None => {}
+            Some(Ok(Some(data))) => {
+                kept.keep(data);
+                this.next = kept.sent.len();
+                // Known to be the last, it ends the stream itself: HTTP/2 then sends one frame less.
+                if let Poll::Ready(ahead) = kept.read(context) {
+                    kept.ahead = ahead;
                 }
-                None => kept.room = None,
-            },
-            Some(Err(_)) => (kept.room, kept.ended) = (None, true),
+            }
+            // Trailers, or an error.
+            Some(_) => kept.room = None,
         }
-        Poll::Ready(polled)
+        Poll::Ready(read)
     }
 
     fn is_end_stream(&self) -> bool {
         let kept = self.replay.lock();
-        self.next == kept.sent.len() && (kept.ended || kept.body.is_end_stream())
+        let rest = kept.ahead.is_some() || !(kept.ended || kept.body.is_end_stream());
+        self.next == kept.sent.len() && !rest
     }
 
     fn size_hint(&self) -> SizeHint {
         let kept = self.replay.lock();
-        let again = kept.sent.iter().skip(self.next).map(Bytes::len);
-        let again = again.sum::<usize>() as u64;
+        let ahead = match &kept.ahead {
+            Some(Ok(frame)) => frame.data_ref(),
+            _ => None,
+        };
+        let again = kept.sent.iter().skip(self.next).chain(ahead);
+        let again = again.map(Bytes::len).sum::<usize>() as u64;
         let rest = match kept.ended {
             true => SizeHint::with_exact(0),
             false => kept.body.size_hint(),
@@ -238,5 +261,36 @@ mod tests {
         assert!(!second.is_end_stream());
         let empty = Replay::new(Full::<Bytes>::default(), 100).again();
         assert!(empty.is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn its_last_part_ends_it() {
+        let replay = replay(100);
+        let mut body = replay.again();
+        for _ in 0..2 {
+            next(&mut body).await.unwrap();
+            assert!(!body.is_end_stream());
+        }
+        assert_eq!(next(&mut body).await.unwrap(), "three");
+        assert!(body.is_end_stream());
+        assert_eq!(next(&mut body).await, None);
+    }
+
+    #[tokio::test]
+    async fn an_error_comes_after_what_came_before_it() {
+        let parts = [
+            Ok(Frame::data(Bytes::from_static(b"one"))),
+            Err("broken".into()),
+        ];
+        let body: Parts = StreamBody::new(tokio_stream::iter(Vec::from(parts)));
+        let replay = Replay::new(body, 100);
+        assert_eq!(next(&mut replay.again()).await.unwrap(), "one");
+        let mut again = replay.again();
+        assert_eq!(next(&mut again).await.unwrap(), "one");
+        assert!(!again.is_end_stream() && replay.can_be_sent_again());
+        let error = again.frame().await.unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "broken");
+        assert!(!replay.can_be_sent_again());
+        assert!(again.frame().await.is_none());
     }
 }
