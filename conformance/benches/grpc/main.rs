@@ -49,17 +49,21 @@ fn main() -> Result<(), Failure> {
             servers: false,
         },
     };
+    let mut one = tokio::runtime::Builder::new_multi_thread();
+    let one = one.worker_threads(1).enable_all().build()?;
+    one.block_on(single(effort, "one worker thread"))?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        single(effort).await?;
+        single(effort, "a worker thread for each processor").await?;
         dead(effort).await?;
         slow(effort).await?;
         restart::measure(effort).await
     })
 }
 
-/// One healthy instance: what the channel adds to a call.
-async fn single(effort: Effort) -> Result<(), Failure> {
+/// One healthy instance: what the channel adds to a call. With one worker thread that is what it does itself; with several
+/// it is also how often a call changes between them.
+async fn single(effort: Effort, workers: &str) -> Result<(), Failure> {
     const TURN: usize = 50;
     let mut times = [Calls::default(), Calls::default(), Calls::default()];
     // Which thread has which connection makes a difference of some percent: so with several of each.
@@ -82,7 +86,7 @@ async fn single(effort: Effort) -> Result<(), Failure> {
         }
     }
     println!(
-        "one healthy instance, one call after the other ({} each)",
+        "one healthy instance, {workers}, one call after the other ({} each)",
         effort.fleet * effort.calls
     );
     for (who, calls) in ["tonic, bare", "tonic, balance_list", "ours"]
@@ -94,6 +98,7 @@ async fn single(effort: Effort) -> Result<(), Failure> {
             calls.ratio(&times[0], 0.5)
         );
     }
+    println!();
     Ok(())
 }
 
@@ -122,7 +127,7 @@ async fn dead(effort: Effort) -> Result<(), Failure> {
     run(&ours, 1, 20).await;
     killed.kill();
     println!(
-        "\ntwo instances, one of them killed ({} calls each)",
+        "two instances, one of them killed ({} calls each)",
         effort.calls
     );
     let list = run(&list, 4, effort.calls).await;
