@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
@@ -20,12 +20,17 @@ struct Kept<B> {
     body: B,
     /// Which sending may read.
     sending: usize,
+    /// Whom the body wakes.
+    waker: Option<Waker>,
     /// What was read before it was asked for.
     ahead: Option<Read>,
     sent: VecDeque<Bytes>,
     /// How many bytes may still be kept; `None` once it cannot be sent again.
     room: Option<usize>,
     ended: bool,
+    /// Whether something of the latest sending was read.
+    begun: bool,
+    failed: bool,
 }
 
 impl<B> Replay<B> {
@@ -34,10 +39,13 @@ impl<B> Replay<B> {
         Self(Arc::new(Mutex::new(Kept {
             body,
             sending: 0,
+            waker: None,
             ahead: None,
             sent: VecDeque::new(),
             room: Some(limit),
             ended: false,
+            begun: false,
+            failed: false,
         })))
     }
 
@@ -45,6 +53,11 @@ impl<B> Replay<B> {
     pub fn again(&self) -> RequestBody<B> {
         let mut kept = self.lock();
         kept.sending += 1;
+        kept.begun = false;
+        // What was handed out before learns that it ends.
+        if let Some(waker) = kept.waker.take() {
+            waker.wake();
+        }
         RequestBody {
             sending: kept.sending,
             next: 0,
@@ -60,6 +73,16 @@ impl<B> Replay<B> {
     /// It will not be sent again.
     pub fn settle(&self) {
         self.lock().room = None;
+    }
+
+    /// Whether who it was sent to last has read of it.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.lock().begun
+    }
+
+    /// Whether it failed by itself while it was sent.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.lock().failed
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept<B>> {
@@ -90,7 +113,7 @@ where
 
     fn keep(&mut self, data: &Bytes) {
         self.room = self.room.and_then(|room| room.checked_sub(data.len()));
-        if self.room.is_some() {
+        if self.room.is_some() && !data.is_empty() {
             self.sent.push_back(data.clone());
         }
     }
@@ -122,6 +145,7 @@ where
             return Poll::Ready(Some(Err("the request was sent elsewhere".into())));
         }
         if let Some(data) = kept.sent.get(this.next).cloned() {
+            kept.begun = true;
             this.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
@@ -130,7 +154,14 @@ where
             kept.sent.clear();
             this.next = 0;
         }
-        let read = ready!(kept.read(context));
+        let read = match kept.read(context) {
+            Poll::Ready(read) => read,
+            Poll::Pending => {
+                kept.waker = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+        };
+        kept.begun |= read.is_some();
         match read.as_ref().map(|read| read.as_ref().map(Frame::data_ref)) {
             None => {}
             Some(Ok(Some(data))) => {
@@ -142,13 +173,20 @@ where
                 }
             }
             // Trailers, or an error.
-            Some(_) => kept.room = None,
+            Some(other) => {
+                kept.failed = other.is_err();
+                kept.room = None;
+            }
         }
         Poll::Ready(read)
     }
 
     fn is_end_stream(&self) -> bool {
         let kept = self.replay.lock();
+        // Elsewhere it may have ended.
+        if kept.sending != self.sending {
+            return false;
+        }
         let rest = kept.ahead.is_some() || !(kept.ended || kept.body.is_end_stream());
         self.next == kept.sent.len() && !rest
     }
@@ -166,9 +204,9 @@ where
             false => kept.body.size_hint(),
         };
         let mut hint = SizeHint::new();
-        hint.set_lower(again + rest.lower());
+        hint.set_lower(again.saturating_add(rest.lower()));
         if let Some(upper) = rest.upper() {
-            hint.set_upper(again + upper);
+            hint.set_upper(again.saturating_add(upper));
         }
         hint
     }
@@ -195,11 +233,14 @@ mod tests {
     type Parts = StreamBody<tokio_stream::Iter<std::vec::IntoIter<Part>>>;
     type Part = Result<Frame<Bytes>, BoxError>;
 
-    fn replay(limit: usize) -> Replay<Parts> {
+    fn parts() -> Parts {
         let parts = ["one", "two", "three"];
         let frames = parts.map(|part| Ok(Frame::data(Bytes::from_static(part.as_bytes()))));
-        let body = StreamBody::new(tokio_stream::iter(Vec::from(frames)));
-        Replay::new(body, limit)
+        StreamBody::new(tokio_stream::iter(Vec::from(frames)))
+    }
+
+    fn replay(limit: usize) -> Replay<Parts> {
+        Replay::new(parts(), limit)
     }
 
     async fn next(body: &mut RequestBody<Parts>) -> Option<Bytes> {
@@ -217,7 +258,11 @@ mod tests {
         let mut first = replay.again();
         assert_eq!(next(&mut first).await.unwrap(), "one");
         assert_eq!(next(&mut first).await.unwrap(), "two");
-        assert!(replay.can_be_sent_again());
+        assert!(replay.can_be_sent_again() && replay.has_begun());
+        let mut second = replay.again();
+        assert!(!replay.has_begun());
+        assert_eq!(next(&mut second).await.unwrap(), "one");
+        assert!(replay.has_begun());
         assert_eq!(rest(replay.again()).await, "onetwothree");
         assert_eq!(rest(replay.again()).await, "onetwothree");
         let error = first.frame().await.unwrap().unwrap_err();
@@ -233,8 +278,11 @@ mod tests {
         assert!(replay.can_be_sent_again());
         assert_eq!(next(&mut first).await.unwrap(), "three");
         assert!(!replay.can_be_sent_again());
+        // What is over the limit is not kept until then either.
+        assert_eq!(replay.lock().sent.len(), 2);
         assert_eq!(next(&mut first).await, None);
         assert!(replay.lock().sent.is_empty());
+        assert!(first.is_end_stream());
     }
 
     #[tokio::test]
@@ -277,6 +325,85 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_sending_that_waits_learns_that_it_was_sent_elsewhere() {
+        let body = StreamBody::new(tokio_stream::pending::<Part>());
+        let replay = Replay::new(body, 100);
+        let mut first = replay.again();
+        let waits = tokio::spawn(async move { first.frame().await.unwrap().unwrap_err() });
+        while replay.lock().waker.is_none() {
+            tokio::task::yield_now().await;
+        }
+        let _second = replay.again();
+        let error = waits.await.unwrap();
+        assert_eq!(error.to_string(), "the request was sent elsewhere");
+    }
+
+    #[tokio::test]
+    async fn a_sending_does_not_end_because_another_one_has() {
+        let replay = replay(7);
+        let mut first = replay.again();
+        for _ in 0..2 {
+            next(&mut first).await.unwrap();
+        }
+        let mut second = replay.again();
+        for _ in 0..3 {
+            next(&mut second).await.unwrap();
+        }
+        assert!(second.is_end_stream());
+        assert!(!first.is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn a_length_that_is_hardly_known_is_no_overflow() {
+        let body = http_body_util::Limited::new(parts(), usize::MAX);
+        let replay = Replay::new(body, 100);
+        // One part was read, and one ahead.
+        replay.again().frame().await.unwrap().unwrap();
+        let hint = replay.again().size_hint();
+        assert_eq!((hint.lower(), hint.upper()), (6, Some(u64::MAX)));
+    }
+
+    #[tokio::test]
+    async fn parts_without_data_are_not_kept() {
+        let empty = || Ok(Frame::data(Bytes::new()));
+        let body: Parts = StreamBody::new(tokio_stream::iter(vec![empty(), empty()]));
+        let replay = Replay::new(body, 100);
+        rest(replay.again()).await;
+        assert!(replay.lock().sent.is_empty() && replay.can_be_sent_again());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_has_ended_or_failed_is_not_asked_again() {
+        let broken: Part = Err("broken".into());
+        for last in [None, Some(broken)] {
+            let mut last = Some(last);
+            let parts = std::iter::from_fn(move || last.take().expect("it was asked again"));
+            let body = StreamBody::new(tokio_stream::iter(parts));
+            let mut body = Replay::new(body, 100).again();
+            let failed: Option<Part> = body.frame().await;
+            assert!(failed.is_none_or(|read| read.is_err()));
+            assert!(body.frame().await.is_none());
+            assert_eq!(body.size_hint().exact(), Some(0));
+        }
+    }
+
+    #[tokio::test]
+    async fn trailers_are_sent_once() {
+        let parts = [
+            Ok(Frame::data(Bytes::from_static(b"one"))),
+            Ok(Frame::trailers(http::HeaderMap::new())),
+        ];
+        let body: Parts = StreamBody::new(tokio_stream::iter(Vec::from(parts)));
+        let replay = Replay::new(body, 100);
+        assert_eq!(next(&mut replay.again()).await.unwrap(), "one");
+        let mut again = replay.again();
+        assert_eq!(next(&mut again).await.unwrap(), "one");
+        assert!(!again.is_end_stream() && replay.can_be_sent_again());
+        assert!(again.frame().await.unwrap().unwrap().is_trailers());
+        assert!(!replay.can_be_sent_again() && !replay.has_failed());
+    }
+
+    #[tokio::test]
     async fn an_error_comes_after_what_came_before_it() {
         let parts = [
             Ok(Frame::data(Bytes::from_static(b"one"))),
@@ -290,7 +417,7 @@ mod tests {
         assert!(!again.is_end_stream() && replay.can_be_sent_again());
         let error = again.frame().await.unwrap().unwrap_err();
         assert_eq!(error.to_string(), "broken");
-        assert!(!replay.can_be_sent_again());
+        assert!(!replay.can_be_sent_again() && replay.has_failed());
         assert!(again.frame().await.is_none());
     }
 }

@@ -22,6 +22,13 @@ use crate::services::Service;
 const LOOKS: usize = 8;
 /// The pause before they are tried again, while the request may wait.
 const PAUSE: Duration = Duration::from_millis(100);
+/// So far away that it never comes, and within what timers can hold.
+const NEVER: Duration = Duration::from_secs(365 * 86_400);
+
+/// The time after this duration, whatever a caller asks for.
+pub(crate) fn after(duration: Duration) -> Instant {
+    Instant::now() + duration.min(NEVER)
+}
 
 /// What a caller gets.
 pub(crate) type Answer<R> = Result<Response<ResponseBody<R>>, CallError>;
@@ -68,7 +75,9 @@ where
         if idempotent {
             service.budget.deposit();
         }
-        let patience = self.no_later_than(Instant::now() + config.wait);
+        let patience = self.no_later_than(after(config.wait));
+        // Where nobody could be connected to, somebody may be there again.
+        let may_wait = |seen: usize| seen == 0 && Instant::now() + PAUSE <= patience;
         let (mut tried, mut seen) = (Vec::new(), 0);
         let mut failed = None;
         loop {
@@ -77,10 +86,9 @@ where
                 Ok(pick) => pick,
                 Err(error) => {
                     let answer = failed.unwrap_or_else(|| Err(CallError::nobody(error)));
-                    if seen > 0 || tried.is_empty() || Instant::now() + PAUSE > patience {
+                    if tried.is_empty() || !may_wait(seen) {
                         return answer;
                     }
-                    // Nobody could be connected to: somebody may be there again.
                     sleep(PAUSE).await;
                     tried.clear();
                     failed = Some(answer);
@@ -88,8 +96,20 @@ where
                 }
             };
             tried.push(pick.member());
-            let (answer, verdict) = self.send(pick).await;
+            let (answer, verdict) = match self.ready(&pick).await {
+                Ok(()) => self.send(pick).await,
+                Err(error) => (Err(error), Verdict::OURS),
+            };
+            // That nobody else could be connected to is not what became of it.
+            let answer = match failed.take() {
+                Some(before) if verdict.unseen && seen > 0 => before,
+                _ => answer,
+            };
             seen += usize::from(!verdict.unseen);
+            if verdict.unseen && tried.len() == LOOKS && may_wait(seen) {
+                sleep(PAUSE).await;
+                tried.clear();
+            }
             let again = match verdict.unseen {
                 true => tried.len() < LOOKS,
                 false => verdict.retriable && idempotent && seen < config.attempts,
@@ -112,16 +132,34 @@ where
         self.deadline.map_or(time, |deadline| time.min(deadline))
     }
 
+    /// Waits until the client takes a request. It does not know yet for whom: that it does not says nothing of him.
+    async fn ready(&mut self, pick: &Pick) -> Result<(), CallError> {
+        let client = &mut self.client;
+        let ready = poll_fn(|context| client.poll_ready(context));
+        let ready = match self.deadline {
+            Some(deadline) => timeout_at(deadline, ready).await.ok(),
+            None => Some(ready.await),
+        };
+        let of = |kind, what| CallError::of(kind, pick.instance(), what);
+        match ready {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => {
+                let what = "was not asked: the client takes no requests";
+                Err(of(CallErrorKind::Invalid, what).because(error))
+            }
+            None => {
+                let what = "was not asked: the client was not ready in time";
+                Err(of(CallErrorKind::Late, what))
+            }
+        }
+    }
+
     /// Sends it to one instance. What came, and what that says.
     async fn send(&mut self, pick: Pick) -> (Answer<R>, Verdict) {
         let limit = self.config.attempt_timeout;
-        let limit = limit.map(|limit| self.no_later_than(Instant::now() + limit));
+        let limit = limit.map(|limit| self.no_later_than(after(limit)));
         let request = self.request(pick.address());
-        let client = &mut self.client;
-        let sent = async {
-            poll_fn(|context| client.poll_ready(context)).await?;
-            client.call(request).await
-        };
+        let sent = self.client.call(request);
         let sent = match limit.or(self.deadline) {
             Some(limit) => timeout_at(limit, sent).await.ok(),
             None => Some(sent.await),
@@ -133,14 +171,22 @@ where
             }
             Some(Err(error)) => {
                 let error = error.into();
-                let verdict = Verdict::error(&*error);
+                let verdict = match self.body.has_failed() {
+                    true => Verdict::OURS,
+                    false => Verdict::error(&*error),
+                };
+                // It was connected to; where it redirects to cannot be.
+                let verdict = match verdict.unseen && self.body.has_begun() {
+                    true => Verdict::LATE,
+                    false => verdict,
+                };
                 let (kind, what) = match verdict {
                     Verdict { unseen: true, .. } => {
                         (CallErrorKind::Unreachable, "cannot be connected to")
                     }
                     Verdict { outcome: None, .. } => (
                         CallErrorKind::Invalid,
-                        "was not asked: the request cannot be sent",
+                        "did not get all of the request: it cannot be sent",
                     ),
                     _ => (CallErrorKind::Broken, "had the request and did not answer"),
                 };

@@ -151,6 +151,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_defaults_are_as_they_are_told() {
+        let config = ResolveConfig::default();
+        assert_eq!((config.wait, config.timeout), (Duration::ZERO, None));
+        assert_eq!((config.attempts, config.attempt_timeout), (3, None));
+        assert_eq!((config.replay_limit, config.services), (256 << 10, 256));
+        assert_eq!(config.retry_budget, (0.2, 10));
+        for (method, idempotent) in [("PUT", true), ("DELETE", true), ("POST", false)] {
+            let request = http::Request::builder().method(method).body(()).unwrap();
+            assert_eq!((config.idempotent)(&request.into_parts().0), idempotent);
+        }
+    }
+
+    #[test]
     fn what_cannot_work_is_refused() {
         let config = ResolveConfig::default;
         config().check().unwrap();

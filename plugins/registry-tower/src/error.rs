@@ -19,7 +19,7 @@ pub struct CallError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CallErrorKind {
-    /// The request names no service, or the client refused it. Nothing was sent.
+    /// The request names no service, the client refused it, or its body failed. No instance had all of it.
     Invalid,
     /// The registry does not tell of the service. Nothing was sent.
     Registry,

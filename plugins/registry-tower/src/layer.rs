@@ -8,12 +8,12 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use http_body::Body;
 use registry_core::{Discovery, Result};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::body::RequestBody;
-use crate::call::Call;
+use crate::call::{Call, after};
 use crate::config::ResolveConfig;
 use crate::error::{BoxError, CallError, CallErrorKind};
 use crate::response::ResponseBody;
@@ -116,7 +116,7 @@ where
 {
     let name = name_of(request.uri())?;
     let config = &services.config;
-    let deadline = config.timeout.map(|timeout| Instant::now() + timeout);
+    let deadline = config.timeout.map(after);
     let service = services.of(&name);
     let service = match deadline {
         None => service.await?,

@@ -54,11 +54,11 @@
 //! request, its `Host` header unless it has one, and what a certificate must be made out to. Selectors that keep requests
 //! together find what they have in common as a [`CallKey`].
 //!
-//! A request that no instance has seen, because it could not be connected to, goes to another one. One that an
-//! instance may have seen is sent again only where that [is safe](ResolveConfig::idempotent), within a
-//! [budget](ResolveConfig::retry_budget), at most [so often](ResolveConfig::attempts): when the connection breaks, when
-//! the instance is [late](ResolveConfig::attempt_timeout), and when it answers 502, 503 or 504. What was answered last is
-//! what the caller gets.
+//! A request that no instance has seen, because it could not be connected to or its connection had ended, goes to
+//! another one. One that an instance may have seen is sent again only where that [is safe](ResolveConfig::idempotent),
+//! within a [budget](ResolveConfig::retry_budget), at most [so often](ResolveConfig::attempts): when the connection
+//! breaks, when the instance is [late](ResolveConfig::attempt_timeout), and when it answers 502, 503 or 504. What was
+//! answered last is what the caller gets.
 //!
 //! How it went is reported when the answer has ended: 500, 502, 503, 504, 429 and a broken connection are failures of the
 //! instance, with its `Retry-After` in seconds where it says one; every other answer is a success; what the caller

@@ -17,6 +17,10 @@ impl Resolve<reqwest::Client> {
     /// Sends a request to an instance of the service that its URL names, in place of [`reqwest::Client::execute`]. The URL
     /// of the answer is that of the instance.
     ///
+    /// Redirects lead past the services. Where instances may redirect, take a client that follows none
+    /// ([`Policy::none`](reqwest::redirect::Policy::none)): one that follows does not tell whether it could not connect to
+    /// the instance or to where that redirects to, and without a body both are taken for the former.
+    ///
     /// # Errors
     /// Why there is no answer. What `reqwest` said is the source.
     pub async fn execute(&self, request: reqwest::Request) -> Result<reqwest::Response, CallError> {

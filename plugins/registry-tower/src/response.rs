@@ -27,6 +27,12 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     pub(crate) const LATE: Self = Self::failed(Outcome::Failure);
+    /// It went wrong on this side.
+    pub(crate) const OURS: Self = Self {
+        outcome: None,
+        unseen: false,
+        retriable: false,
+    };
 
     const fn failed(outcome: Outcome) -> Self {
         Self {
@@ -70,12 +76,14 @@ impl Verdict {
                     ..Self::failed(Outcome::Unreachable)
                 };
             }
-            if is_ours(error) {
+            if was_never_written(error) {
                 return Self {
-                    outcome: None,
-                    unseen: false,
-                    retriable: false,
+                    unseen: true,
+                    ..Self::failed(Outcome::Failure)
                 };
+            }
+            if is_ours(error) {
+                return Self::OURS;
             }
             source = error.source();
         }
@@ -95,6 +103,13 @@ fn is_connect(error: &(dyn StdError + 'static)) -> bool {
                 ConnectionRefused | HostUnreachable | NetworkUnreachable
             )
         })
+}
+
+/// Its connection ended before.
+fn was_never_written(error: &(dyn StdError + 'static)) -> bool {
+    error
+        .downcast_ref::<hyper::Error>()
+        .is_some_and(hyper::Error::is_canceled)
 }
 
 /// Such as a body that failed, or a request that cannot be written: no fault of the instance.
@@ -169,7 +184,13 @@ impl<B> fmt::Debug for ResponseBody<B> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::{Full, StreamBody};
+    use hyper_util::rt::TokioIo;
+
     use super::*;
+    use crate::error::{BoxError, CallError, CallErrorKind};
 
     fn answered(status: u16, retry_after: Option<&str>) -> Verdict {
         let mut response = Response::builder().status(status);
@@ -201,6 +222,57 @@ mod tests {
             assert_eq!(verdict.outcome, Some(outcome), "{status}");
             assert_eq!(verdict.retriable, retriable, "{status}");
             assert!(!verdict.unseen);
+        }
+    }
+
+    /// What a connection says that did not get this request through.
+    async fn failed<B>(body: B, ended: bool) -> hyper::Error
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (io, _server) = tokio::io::duplex(1000);
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(io));
+        let (mut send, connection) = handshake.await.unwrap();
+        match ended {
+            true => drop(connection),
+            false => drop(tokio::spawn(connection)),
+        }
+        send.send_request(Request::post("/").body(body).unwrap())
+            .await
+            .unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_never_written_was_seen_by_nobody() {
+        let error = failed(Full::<Bytes>::default(), true).await;
+        let verdict = Verdict::error(&error);
+        assert!(verdict.unseen, "{error:?}");
+        assert_eq!(verdict.outcome, Some(Outcome::Failure));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_fails_says_nothing_of_the_instance() {
+        let broken = tokio_stream::iter([Err::<Frame<Bytes>, _>("broken")]);
+        let error = failed(StreamBody::new(broken), false).await;
+        assert_eq!(Verdict::error(&error), Verdict::OURS, "{error:?}");
+    }
+
+    #[test]
+    fn who_cannot_be_reached_has_not_seen_it() {
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
+        };
+        for kind in [ConnectionRefused, HostUnreachable, NetworkUnreachable] {
+            // As clients wrap it.
+            let wrapped = CallError::new(CallErrorKind::Broken, "").because(io::Error::from(kind));
+            let verdict = Verdict::error(&wrapped);
+            assert!(verdict.unseen && verdict.retriable, "{kind}");
+            assert_eq!(verdict.outcome, Some(Outcome::Unreachable));
+        }
+        for kind in [BrokenPipe, ConnectionReset] {
+            let verdict = Verdict::error(&io::Error::from(kind));
+            assert_eq!(verdict, Verdict::LATE, "{kind}");
         }
     }
 }

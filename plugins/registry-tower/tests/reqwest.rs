@@ -49,6 +49,21 @@ async fn a_request_with_a_body_goes_elsewhere_where_it_may() {
 }
 
 #[tokio::test]
+async fn who_redirects_to_where_nobody_is_has_had_the_request() {
+    let fleet = Fleet::new();
+    let servers = fleet.servers(2).await;
+    for server in &servers {
+        server.does(Does::Redirect("http://127.0.0.1:1/"));
+    }
+    let http = reqwest::Client::new();
+    let services = fleet.before(http.clone(), config());
+    let post = http.post("http://greeter/").body("all").build().unwrap();
+    let error = services.execute(post).await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Broken, "{error:?}");
+    assert_eq!(servers[0].requests() + servers[1].requests(), 1);
+}
+
+#[tokio::test]
 async fn where_there_is_nobody_that_is_said() {
     let fleet = Fleet::new();
     let http = reqwest::Client::new();
@@ -63,5 +78,8 @@ async fn where_there_is_nobody_that_is_said() {
     }
     let get = http.get("http://127.0.0.1:80/").build().unwrap();
     let error = services.execute(get).await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Invalid, "{error:?}");
+    let nowhere = reqwest::Request::new(reqwest::Method::GET, "data:,text".parse().unwrap());
+    let error = services.execute(nowhere).await.unwrap_err();
     assert_eq!(error.kind(), CallErrorKind::Invalid, "{error:?}");
 }

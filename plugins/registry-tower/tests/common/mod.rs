@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context as Polled, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,8 +18,11 @@ use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use registry_core::{Discovery, Instance, InstanceKey, Memory, Registration, Registry, RoundRobin};
-use registry_tower::{CallError, RequestBody, Resolve, ResolveConfig, ResponseBody};
+use registry_core::{
+    Built, Candidate, Context, Discovery, Instance, InstanceKey, Load, Memory, Needs, Registration,
+    Registry, RoundRobin, Selector,
+};
+use registry_tower::{BoxError, CallError, RequestBody, Resolve, ResolveConfig, ResponseBody};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
@@ -31,6 +35,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 pub(crate) enum Does {
     /// Answers with this code, and `Retry-After` where it says so.
     Answer(u16, Option<&'static str>),
+    /// Says that it is elsewhere, with 303.
+    Redirect(&'static str),
     /// Never answers.
     Hang,
     /// Closes the connection without an answer.
@@ -126,6 +132,10 @@ async fn answer(told: Arc<Told>, request: Request<Incoming>) -> Result<Response<
             }
             Ok(response.body(Full::from(text).boxed()).unwrap())
         }
+        Does::Redirect(url) => {
+            let response = Response::builder().status(303).header("location", url);
+            Ok(response.body(Full::default().boxed()).unwrap())
+        }
         Does::Hang => std::future::pending().await,
         Does::Break => Err("on purpose".to_owned()),
         Does::Begin => {
@@ -191,6 +201,66 @@ impl Fleet {
     pub(crate) fn http(&self, config: ResolveConfig) -> Http {
         let client = Client::builder(TokioExecutor::new()).build_http();
         self.before(client, config)
+    }
+}
+
+/// A client that does what its closure does, and wants to be asked whether it is ready.
+#[derive(Clone)]
+pub(crate) struct Acts<F> {
+    act: F,
+    ready: bool,
+}
+
+impl<F> Acts<F> {
+    pub(crate) fn new(act: F) -> Self {
+        Self { act, ready: false }
+    }
+}
+
+impl<F, T, B, R> Service<Request<RequestBody<B>>> for Acts<F>
+where
+    F: Fn(Request<RequestBody<B>>) -> T,
+    T: Future<Output = Result<Response<R>, BoxError>>,
+{
+    type Response = Response<R>;
+    type Error = BoxError;
+    type Future = T;
+
+    fn poll_ready(&mut self, _context: &mut Polled<'_>) -> Poll<Result<(), BoxError>> {
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody<B>>) -> T {
+        assert!(std::mem::take(&mut self.ready), "nobody asked");
+        (self.act)(request)
+    }
+}
+
+/// In turn, and shows what is known of the calls.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shown(Arc<Mutex<Vec<Load>>>);
+
+impl Shown {
+    /// How many calls are in flight, and how many were reported as successes and as failures.
+    pub(crate) fn calls(&self) -> (usize, u32, u32) {
+        let loads = self.0.lock().unwrap();
+        (
+            loads.iter().map(Load::in_flight).sum(),
+            loads.iter().map(Load::succeeded).sum(),
+            loads.iter().map(Load::failed).sum(),
+        )
+    }
+}
+
+impl Selector for Shown {
+    fn build(&self, candidates: &[Candidate<'_>], context: &Context<'_>) -> Built {
+        *self.0.lock().unwrap() = candidates.iter().map(Candidate::load).collect();
+        RoundRobin::default().build(candidates, context)
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::default().load()
     }
 }
 
