@@ -9,7 +9,7 @@ use examples::calls::Calls;
 use examples::console::{Console, span};
 use examples::hint;
 use registry_plugins::{Discovery, connect_from_env};
-use registry_tower::{Resolve, ResolveConfig};
+use registry_tower::{Reqwest, Resolve, ResolveConfig};
 use tokio::time::Instant;
 
 const HELP: &str = "\
@@ -34,19 +34,16 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let registry = connect_from_env().await?;
     let discovery = Discovery::new(registry.clone());
     let view = discovery.service(calls.service.clone()).await?;
-    let http = reqwest::Client::new();
     // Nobody minds to wait for a server.
     let config = ResolveConfig::default()
         .wait(Duration::from_secs(30))
         .attempt_timeout(Duration::from_secs(2));
-    let services = Resolve::with_config(http.clone(), discovery, config)?;
-    let get = http
-        .get(format!("http://{}/world", calls.service))
-        .build()?;
+    let services = Resolve::with_config(Reqwest::new()?, discovery, config)?;
+    let url = format!("http://{}/world", calls.service);
     let greet = async |what: &str| {
         let began = Instant::now();
         let said = async {
-            let request = get.try_clone().ok_or("the request cannot be repeated")?;
+            let request = services.client().get(&url).build()?;
             let reply = services.execute(request).await?.error_for_status()?;
             Ok::<_, Box<dyn Error>>(reply.text().await?)
         };

@@ -15,13 +15,14 @@ use crate::body::{Replay, RequestBody};
 use crate::config::ResolveConfig;
 use crate::error::{BoxError, CallError, CallErrorKind};
 use crate::key::CallKey;
-use crate::response::{ResponseBody, Verdict};
+use crate::response::{ResponseBody, Verdict, is_timeout};
 use crate::services::Service;
 
 /// How many instances a request goes to at most without having been seen.
 const LOOKS: usize = 8;
 /// The pause before they are tried again, while the request may wait.
 const PAUSE: Duration = Duration::from_millis(100);
+const LATE: &str = "did not answer in time";
 /// So far away that it never comes, and within what timers can hold.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 
@@ -85,7 +86,7 @@ where
             let pick = match pick(&service.balancer, &request, patience).await {
                 Ok(pick) => pick,
                 Err(error) => {
-                    let answer = failed.unwrap_or_else(|| Err(CallError::nobody(error)));
+                    let answer = failed.unwrap_or_else(|| Err(CallError::nobody(&error)));
                     if tried.is_empty() || !may_wait(seen) {
                         return answer;
                     }
@@ -188,6 +189,7 @@ where
                         CallErrorKind::Invalid,
                         "did not get all of the request: it cannot be sent",
                     ),
+                    _ if is_timeout(&*error) => (CallErrorKind::Late, LATE),
                     _ => (CallErrorKind::Broken, "had the request and did not answer"),
                 };
                 (
@@ -196,8 +198,7 @@ where
                 )
             }
             None => {
-                let what = "did not answer in time";
-                let error = CallError::of(CallErrorKind::Late, pick.instance(), what);
+                let error = CallError::of(CallErrorKind::Late, pick.instance(), LATE);
                 (Err(error), Verdict::LATE)
             }
         };

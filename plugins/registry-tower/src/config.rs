@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
+#[cfg(doc)]
+use registry_core::DiscoveryConfig;
 use registry_core::{Error, ErrorKind, PeakEwma, Result, RetryBudget, Selector, ServiceName};
 
 type Choose = Arc<dyn Fn(&ServiceName) -> Box<dyn Selector> + Send + Sync>;
@@ -14,11 +16,14 @@ type Rule = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ResolveConfig {
-    /// How long a request waits while there is nobody to call. Default 0: it fails at once.
+    /// How long a request waits while there is nobody to call. Default 0: it fails at once. The first request to a service
+    /// waits for the registry's first answer before that, see [`DiscoveryConfig::first_snapshot`].
     pub wait: Duration,
-    /// How long the head of the answer may take, over all attempts. Default: as long as the client lets it.
+    /// How long all of it may take until the head of the answer has come. Default: as long as the client lets it.
     pub timeout: Option<Duration>,
-    /// How long one instance may take to that. Default: as long as the client lets it.
+    /// How long each instance may take until the head of its answer has come. Default: as long as the client lets it. Of
+    /// a request that is given up from outside, such as by a `Timeout` of tower around it, nothing is learned about the
+    /// instance that hangs.
     pub attempt_timeout: Option<Duration>,
     /// How often a request is sent at most where it [may be repeated](Self::idempotent), 1 to 8. Default 3.
     pub attempts: usize,
@@ -81,7 +86,7 @@ impl ResolveConfig {
         self
     }
 
-    /// Sets which part of the requests to a service may be sent again, and how many per second beside.
+    /// Sets which part of the requests to a service may be sent again, 0 to 10, and how many per second beside.
     pub fn retry_budget(mut self, part: f64, per_second: u32) -> Self {
         self.retry_budget = (part, per_second);
         self
@@ -93,7 +98,8 @@ impl ResolveConfig {
         self
     }
 
-    /// Sets how an instance of each service is chosen. Default [`PeakEwma`].
+    /// Sets how an instance of each service is chosen. Default [`PeakEwma`]. A selector that is refused fails the requests
+    /// to its service, with [`CallErrorKind::Registry`](crate::CallErrorKind::Registry).
     pub fn selector<S: Selector>(
         mut self,
         choose: impl Fn(&ServiceName) -> S + Send + Sync + 'static,
@@ -117,16 +123,19 @@ impl ResolveConfig {
 
     /// Refuses what cannot work, with `Config`.
     pub(crate) fn check(&self) -> Result<()> {
-        let config = |why: &str| Err(Error::new(ErrorKind::Config, why));
         let zero = |time: Option<Duration>| time.is_some_and(|time| time.is_zero());
-        if zero(self.timeout) || zero(self.attempt_timeout) {
-            return config("a time of 0 is refused; allowed: more than 0");
-        }
-        if !(1..=8).contains(&self.attempts) {
-            return config("this number of attempts is refused; allowed: 1 to 8");
-        }
-        if self.services == 0 {
-            return config("to follow no service is refused; allowed: 1 and more");
+        let part = self.retry_budget.0;
+        for (name, bad, allowed) in [
+            ("timeout", zero(self.timeout), "more than 0"),
+            ("attempt_timeout", zero(self.attempt_timeout), "more than 0"),
+            ("attempts", !(1..=8).contains(&self.attempts), "1 to 8"),
+            ("retry_budget", !(0.0..=10.0).contains(&part), "0 to 10"),
+            ("services", self.services == 0, "1 and more"),
+        ] {
+            if bad {
+                let why = format!("this {name} is refused; allowed: {allowed}");
+                return Err(Error::new(ErrorKind::Config, why));
+            }
         }
         Ok(())
     }
@@ -174,6 +183,8 @@ mod tests {
             config().attempts(0),
             config().attempts(9),
             config().services(0),
+            config().retry_budget(10.1, 1),
+            config().retry_budget(f64::NAN, 1),
         ] {
             let error = bad.check().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{bad:?}");

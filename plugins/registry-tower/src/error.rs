@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use registry_core::{Instance, PickError};
+use registry_core::{Instance, PickError, PickErrorKind};
 
 /// Any error.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -21,9 +21,9 @@ pub struct CallError {
 pub enum CallErrorKind {
     /// The request names no service, the client refused it, or its body failed. No instance had all of it.
     Invalid,
-    /// The registry does not tell of the service. Nothing was sent.
+    /// The registry has not told of the service yet, or refuses to, or so does the balancer its selector. Nothing was sent.
     Registry,
-    /// There is nobody to call; the source is a [`PickError`]. Nothing was sent.
+    /// The service has no instance that may be called. Nothing was sent.
     Nobody,
     /// No instance could be connected to. Nothing was sent.
     Unreachable,
@@ -59,8 +59,17 @@ impl CallError {
         Self::new(kind, text)
     }
 
-    pub(crate) fn nobody(error: PickError) -> Self {
-        Self::new(CallErrorKind::Nobody, error.to_string()).because(error)
+    pub(crate) fn nobody(error: &PickError) -> Self {
+        match error.kind() {
+            PickErrorKind::NotReady => {
+                let text = format!(
+                    "service {}: the registry has not answered yet",
+                    error.service()
+                );
+                Self::new(CallErrorKind::Registry, text)
+            }
+            _ => Self::new(CallErrorKind::Nobody, error.to_string()),
+        }
     }
 
     /// What kind of reason.

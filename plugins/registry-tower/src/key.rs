@@ -4,7 +4,8 @@ use registry_core::PickRequest;
 
 /// What calls that belong together have in common, such as a user or a session, for selectors that keep them together
 /// ([`RingHash`](registry_core::RingHash), [`Sticky`](registry_core::Sticky) and others). In the extensions of a
-/// request:
+/// request. Where its instance fails, a request that may be repeated leaves it, unless
+/// [`attempts`](crate::ResolveConfig::attempts) is 1.
 ///
 /// ```
 /// use registry_tower::CallKey;

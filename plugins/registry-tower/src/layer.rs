@@ -34,7 +34,8 @@ impl ResolveLayer {
     /// A layer with this configuration.
     ///
     /// # Errors
-    /// `Config` for a time of 0, a number of attempts outside of 1 to 8, and no service to follow.
+    /// `Config` for a time of 0, a number of attempts outside of 1 to 8, a part of the requests outside of 0 to 10, and no
+    /// service to follow.
     pub fn with_config(discovery: Discovery, config: ResolveConfig) -> Result<Self> {
         config.check()?;
         Ok(Self::of(discovery, config))

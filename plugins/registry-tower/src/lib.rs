@@ -3,23 +3,23 @@
 //! [`Resolve`] stands before a client, made of it or put there by a [`ResolveLayer`], and sends each request to an instance of the service that its URL names: the host
 //! of `http://greeter/path` is a service, and which instance is called is decided anew for each request.
 //!
-//! With `reqwest`, and the feature of that name:
+//! With `reqwest` 0.13, and the feature of that name:
 //!
 //! ```no_run
 //! # #[cfg(feature = "reqwest")]
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use registry_core::{Discovery, Memory};
-//! use registry_tower::Resolve;
+//! use registry_tower::{Reqwest, Resolve};
 //!
 //! let discovery = Discovery::new(std::sync::Arc::new(Memory::new()));
-//! let http = reqwest::Client::new();
-//! let services = Resolve::new(http.clone(), discovery);
-//! let request = http.get("http://greeter/path").build()?;
+//! let services = Resolve::new(Reqwest::new()?, discovery);
+//! let request = services.client().get("http://greeter/path").build()?;
 //! let text = services.execute(request).await?.text().await?;
 //! # Ok(()) }
 //! ```
 //!
-//! With any other client that is a [`Service`](tower_service::Service) of the types of the crate `http`:
+//! With any other client that is a [`Service`](tower_service::Service) of the types of the crate `http`. It is given
+//! requests with a [`RequestBody`] around their own: this one is a `Client<HttpConnector, RequestBody<Full<Bytes>>>`.
 //!
 //! ```no_run
 //! use bytes::Bytes;
@@ -42,9 +42,9 @@
 //!
 //! # Which service
 //!
-//! The host of the URL is its name, letter by letter. `reqwest` makes the letters of hosts small; the types of the crate
-//! `http` keep them. A URL with a port or a user is refused before anything is sent. All requests go to services; for
-//! other hosts use the client itself.
+//! The host of the URL is its name, letter by letter. A URL with a port or a user is refused before anything is sent.
+//! `reqwest` makes the letters of hosts small, leaves out the port 80 and makes a header of the user; the types of the
+//! crate `http` keep them. All requests go to services; for other hosts use the client itself.
 //!
 //! A service is followed from its first request on, see [`services`](ResolveConfig::services).
 //!
@@ -85,4 +85,6 @@ pub use config::ResolveConfig;
 pub use error::{BoxError, CallError, CallErrorKind};
 pub use key::CallKey;
 pub use layer::{Resolve, ResolveLayer};
+#[cfg(feature = "reqwest")]
+pub use reqwest::Reqwest;
 pub use response::ResponseBody;

@@ -2,42 +2,93 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use reqwest::ResponseBuilderExt;
+use reqwest::redirect::Policy;
 use tower_service::Service;
 
 use crate::body::RequestBody;
 use crate::error::{BoxError, CallError, CallErrorKind};
+use crate::key::CallKey;
 use crate::layer::{Resolve, send};
 
-impl Resolve<reqwest::Client> {
-    /// Sends a request to an instance of the service that its URL names, in place of [`reqwest::Client::execute`]. The URL
-    /// of the answer is that of the instance.
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A `reqwest` client as a [`Service`] of the types of the crate `http`. It follows no redirects, which lead past the
+/// services: they are answers as any other.
+#[derive(Clone, Debug)]
+pub struct Reqwest(reqwest::Client);
+
+impl Reqwest {
+    /// A client with `reqwest`'s defaults, but that gives up after 5 s what it cannot connect to.
     ///
-    /// Redirects lead past the services. Where instances may redirect, take a client that follows none
-    /// ([`Policy::none`](reqwest::redirect::Policy::none)): one that follows does not tell whether it could not connect to
-    /// the instance or to where that redirects to, and without a body both are taken for the former.
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn new() -> reqwest::Result<Self> {
+        Self::build(reqwest::Client::builder().connect_timeout(CONNECT))
+    }
+
+    /// A client as this builder has it, but for redirects. Give it a
+    /// [`connect_timeout`](reqwest::ClientBuilder::connect_timeout): without one, a request waits for as long as the system
+    /// does for a machine that is gone, and then goes elsewhere. A `timeout` of the client or of a request is one for each
+    /// instance, answer and all.
+    ///
+    /// # Errors
+    /// What `reqwest` says when it cannot be set up.
+    pub fn build(builder: reqwest::ClientBuilder) -> reqwest::Result<Self> {
+        builder.redirect(Policy::none()).build().map(Self)
+    }
+}
+
+impl Resolve<Reqwest> {
+    /// What requests are made with. What it sends by itself goes past the services.
+    pub fn client(&self) -> &reqwest::Client {
+        &self.client.0
+    }
+
+    /// Sends a request to an instance of the service that its URL names. The URL of the answer is that of the instance.
     ///
     /// # Errors
     /// Why there is no answer. What `reqwest` said is the source.
     pub async fn execute(&self, request: reqwest::Request) -> Result<reqwest::Response, CallError> {
-        let request = Request::<reqwest::Body>::try_from(request).map_err(|error| {
+        self.execute_as(None, request).await
+    }
+
+    /// As [`execute`](Self::execute), for a request that belongs together with others of this key.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    pub async fn execute_with(
+        &self,
+        key: CallKey,
+        request: reqwest::Request,
+    ) -> Result<reqwest::Response, CallError> {
+        self.execute_as(Some(key), request).await
+    }
+
+    async fn execute_as(
+        &self,
+        key: Option<CallKey>,
+        request: reqwest::Request,
+    ) -> Result<reqwest::Response, CallError> {
+        let mut request = Request::<reqwest::Body>::try_from(request).map_err(|error| {
             let text = "the request has no URL that HTTP can send";
             CallError::new(CallErrorKind::Invalid, text).because(error)
         })?;
-        let client = Client(self.client.clone());
-        let response = send(self.services.clone(), client, request).await?;
+        if let Some(key) = key {
+            request.extensions_mut().insert(key);
+        }
+        let response = send(self.services.clone(), self.client.clone(), request).await?;
         Ok(response.map(reqwest::Body::wrap).into())
     }
 }
 
-/// Takes and gives the types of the crate `http`.
-struct Client(reqwest::Client);
-
-impl<B> Service<Request<RequestBody<B>>> for Client
+impl<B> Service<Request<RequestBody<B>>> for Reqwest
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,

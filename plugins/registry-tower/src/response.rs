@@ -68,27 +68,49 @@ impl Verdict {
 
     /// Of an error of the client.
     pub(crate) fn error(error: &(dyn StdError + 'static)) -> Self {
-        let mut source = Some(error);
-        while let Some(error) = source {
+        let unseen = |outcome| Self {
+            unseen: true,
+            ..Self::failed(outcome)
+        };
+        for error in chain(error) {
             if is_connect(error) {
-                return Self {
-                    unseen: true,
-                    ..Self::failed(Outcome::Unreachable)
+                // One that began with no I/O is about the URL, such as that of HTTPS for a client without TLS.
+                return match is_timeout(error) || chain(error).any(<dyn StdError>::is::<io::Error>)
+                {
+                    true => unseen(Outcome::Unreachable),
+                    false => Self::OURS,
                 };
             }
             if was_never_written(error) {
-                return Self {
-                    unseen: true,
-                    ..Self::failed(Outcome::Failure)
-                };
+                return unseen(Outcome::Failure);
             }
             if is_ours(error) {
                 return Self::OURS;
             }
-            source = error.source();
         }
         Self::failed(Outcome::Failure)
     }
+}
+
+/// An error and those that caused it.
+fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// Whether the client itself gave up waiting.
+pub(crate) fn is_timeout(error: &(dyn StdError + 'static)) -> bool {
+    chain(error).any(|error| {
+        #[cfg(feature = "reqwest")]
+        if let Some(error) = error.downcast_ref::<reqwest::Error>() {
+            return error.is_timeout();
+        }
+        let hyper = error.downcast_ref::<hyper::Error>();
+        let io = error.downcast_ref::<io::Error>();
+        hyper.is_some_and(hyper::Error::is_timeout)
+            || io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    })
 }
 
 fn is_connect(error: &(dyn StdError + 'static)) -> bool {

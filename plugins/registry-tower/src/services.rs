@@ -64,7 +64,7 @@ impl Services {
         // In a task, so that a request that is given up leaves to the next ones what it has begun.
         let task = tokio::spawn(self.clone().follow(name.clone(), following));
         let refused = |error: BoxError| {
-            let text = format!("service {name} cannot be followed: {error}");
+            let text = format!("service {name} cannot be followed");
             CallError::new(CallErrorKind::Registry, text).because(error)
         };
         match task.await {
@@ -273,7 +273,7 @@ mod tests {
         let (first, second) = tokio::join!(services.of(&name), services.of(&name));
         for error in [first.unwrap_err(), second.unwrap_err()] {
             assert_eq!(error.kind(), CallErrorKind::Registry);
-            assert!(error.to_string().contains("on purpose"), "{error}");
+            assert!(format!("{error:?}").contains("on purpose"), "{error:?}");
         }
         services.of(&name).await.unwrap();
         assert_eq!(made.load(Ordering::Relaxed), 2);

@@ -4,15 +4,18 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Does, Fleet, config};
-use registry_tower::CallErrorKind;
+use registry_core::RingHash;
+use registry_tower::{CallErrorKind, CallKey, Reqwest};
 
 #[tokio::test]
 async fn a_request_goes_to_an_instance_and_is_answered() {
     let fleet = Fleet::new();
     let servers = fleet.servers(1).await;
-    let http = reqwest::Client::new();
-    let services = fleet.before(http.clone(), config());
+    let services = fleet.before(Reqwest::new().unwrap(), config());
+    let http = services.client();
     let get = http.get("http://greeter/path?q=1").build().unwrap();
     let reply = services.execute(get).await.unwrap();
     let address = servers[0].address;
@@ -30,8 +33,8 @@ async fn a_request_with_a_body_goes_elsewhere_where_it_may() {
     let servers = fleet.servers(2).await;
     let _dead = fleet.dead("dead").await;
     servers[0].does(Does::Break);
-    let http = reqwest::Client::new();
-    let services = fleet.before(http.clone(), config());
+    let services = fleet.before(Reqwest::new().unwrap(), config());
+    let http = services.client();
     for _ in 0..6 {
         let put = http.put("http://greeter/").body("all").build().unwrap();
         let text = services.execute(put).await.unwrap().text().await.unwrap();
@@ -49,25 +52,63 @@ async fn a_request_with_a_body_goes_elsewhere_where_it_may() {
 }
 
 #[tokio::test]
-async fn who_redirects_to_where_nobody_is_has_had_the_request() {
+async fn a_redirect_is_an_answer() {
     let fleet = Fleet::new();
     let servers = fleet.servers(2).await;
     for server in &servers {
         server.does(Does::Redirect("http://127.0.0.1:1/"));
     }
-    let http = reqwest::Client::new();
-    let services = fleet.before(http.clone(), config());
-    let post = http.post("http://greeter/").body("all").build().unwrap();
-    let error = services.execute(post).await.unwrap_err();
-    assert_eq!(error.kind(), CallErrorKind::Broken, "{error:?}");
+    let services = fleet.before(Reqwest::new().unwrap(), config());
+    let post = services.client().post("http://greeter/").build().unwrap();
+    let reply = services.execute(post).await.unwrap();
+    assert_eq!(reply.status(), 303);
     assert_eq!(servers[0].requests() + servers[1].requests(), 1);
+}
+
+#[tokio::test]
+async fn a_timeout_of_the_client_is_told_as_one() {
+    let fleet = Fleet::new();
+    let servers = fleet.servers(1).await;
+    servers[0].does(Does::Hang);
+    let services = fleet.before(Reqwest::new().unwrap(), config());
+    let get = services.client().get("http://greeter/");
+    let get = get.timeout(Duration::from_millis(100)).build().unwrap();
+    let error = services.execute(get).await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Late, "{error:?}");
+}
+
+#[tokio::test]
+async fn https_without_tls_is_no_fault_of_an_instance() {
+    let fleet = Fleet::new();
+    let servers = fleet.servers(2).await;
+    let services = fleet.before(Reqwest::new().unwrap(), config().wait(common::LIMIT));
+    let get = services.client().get("https://greeter/").build().unwrap();
+    let error = services.execute(get).await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Invalid, "{error:?}");
+    for server in &servers {
+        assert_eq!(server.requests(), 0);
+    }
+}
+
+#[tokio::test]
+async fn requests_with_one_key_stay_together() {
+    let fleet = Fleet::new();
+    let servers = fleet.servers(3).await;
+    let config = config().selector(|_| RingHash::default());
+    let services = fleet.before(Reqwest::new().unwrap(), config);
+    for _ in 0..12 {
+        let get = services.client().get("http://greeter/").build().unwrap();
+        let key = CallKey::new("user-7");
+        services.execute_with(key, get).await.unwrap();
+    }
+    assert!(servers.iter().any(|server| server.requests() == 12));
 }
 
 #[tokio::test]
 async fn where_there_is_nobody_that_is_said() {
     let fleet = Fleet::new();
-    let http = reqwest::Client::new();
-    let services = fleet.before(http.clone(), config());
+    let services = fleet.before(Reqwest::new().unwrap(), config());
+    let http = services.client();
     let get = || http.get("http://greeter/").build().unwrap();
     let error = services.execute(get()).await.unwrap_err();
     assert_eq!(error.kind(), CallErrorKind::Nobody, "{error}");
