@@ -85,9 +85,9 @@ impl<'a> Call<'a> {
         let patience = match config.wait_for_ready {
             true => config.longest_wait,
             // By then the last try to connect has ended, and says why.
-            false => config.connect_timeout + GRACE,
+            false => config.connect_timeout.saturating_add(GRACE),
         };
-        let patience = Instant::now() + patience;
+        let patience = deadline::after(patience);
         loop {
             moved.mark_unchanged();
             let (none, soon) = match self.look().await {

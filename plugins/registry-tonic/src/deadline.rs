@@ -20,7 +20,12 @@ pub(crate) fn of(headers: &HeaderMap, limit: Option<Duration>) -> Option<Instant
         (Some(asked), Some(limit)) => asked.min(limit),
         (asked, limit) => asked.or(limit)?,
     };
-    Some(Instant::now() + time.min(NEVER))
+    Some(after(time))
+}
+
+/// The time after this duration, whatever a caller asks for.
+pub(crate) fn after(duration: Duration) -> Instant {
+    Instant::now() + duration.min(NEVER)
 }
 
 /// Says in the headers how much time is left.

@@ -87,7 +87,7 @@ where
                 Ok(pick) => pick,
                 Err(error) => {
                     let answer = failed.unwrap_or_else(|| Err(CallError::nobody(&error)));
-                    if tried.is_empty() || !may_wait(seen) {
+                    if !may_wait(seen) {
                         return answer;
                     }
                     sleep(PAUSE).await;

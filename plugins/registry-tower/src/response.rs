@@ -209,7 +209,7 @@ mod tests {
     use bytes::Bytes;
     use http::Request;
     use http_body_util::{Full, StreamBody};
-    use hyper_util::rt::TokioIo;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
 
     use super::*;
     use crate::error::{BoxError, CallError, CallErrorKind};
@@ -278,6 +278,15 @@ mod tests {
         let broken = tokio_stream::iter([Err::<Frame<Bytes>, _>("broken")]);
         let error = failed(StreamBody::new(broken), false).await;
         assert_eq!(Verdict::error(&error), Verdict::OURS, "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn what_the_client_calls_a_failure_to_connect_is_one_whatever_its_cause() {
+        let client = legacy::Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+        let refused = client.get("https://127.0.0.1:1/".parse().unwrap()).await;
+        let verdict = Verdict::error(&refused.unwrap_err());
+        assert!(verdict.unseen);
+        assert_eq!(verdict.outcome, Some(Outcome::Unreachable));
     }
 
     #[test]

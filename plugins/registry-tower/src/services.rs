@@ -185,6 +185,7 @@ mod tests {
             assert_eq!(error.kind(), CallErrorKind::Invalid);
             assert!(error.to_string().contains("http://greeter/path"), "{error}");
             assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+            assert_eq!(error.to_string().contains("a user"), url.contains('@'));
         }
     }
 

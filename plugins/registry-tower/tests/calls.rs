@@ -15,7 +15,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body, Frame};
 use registry_core::{Address, PowerOfTwo, RingHash};
-use registry_tower::{BoxError, CallErrorKind, CallKey, RequestBody, authority};
+use registry_tower::{BoxError, CallErrorKind, CallKey, RequestBody, Resolve, authority};
 use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
@@ -378,6 +378,30 @@ async fn who_may_wait_looks_again_at_those_who_could_not_be_connected_to() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_told_that_the_last_one_could_not_be_connected_to_before_it_went() {
+    let fleet = Fleet::new();
+    let address = ([127, 0, 0, 1], 1).into();
+    let key = fleet.add("greeter", "1", address).await;
+    let memory = Arc::new(fleet.memory.client());
+    let (client, _) = acts(move |request| {
+        if request == 2 {
+            memory.forget(&key);
+        }
+        Err(io::ErrorKind::ConnectionRefused)
+    });
+    let mut http = fleet.before(client, config().wait(LIMIT));
+    let error = http.call(request("GET", "http://greeter/", "")).await;
+    assert_eq!(error.unwrap_err().kind(), CallErrorKind::Unreachable);
+}
+
+#[tokio::test]
+async fn a_configuration_that_cannot_work_is_refused() {
+    let discovery = registry_core::Discovery::new(Arc::new(registry_core::Memory::new()));
+    let error = Resolve::with_config((), discovery, config().attempts(0)).unwrap_err();
+    assert_eq!(error.kind(), registry_core::ErrorKind::Config);
+}
+
 #[tokio::test]
 async fn what_one_made_of_it_is_told_where_no_other_can_be_connected_to() {
     for first in [Ok(503), Err(io::ErrorKind::ConnectionReset)] {
@@ -433,8 +457,7 @@ async fn what_may_not_be_repeated_brings_no_repetitions() {
 async fn nobody_is_asked_once_the_time_is_over() {
     let fleet = Fleet::new();
     names(&fleet, 3).await;
-    let requests = AtomicUsize::new(0);
-    let requests = Arc::new(requests);
+    let requests = Arc::new(AtomicUsize::new(0));
     let count = requests.clone();
     let client = Acts::new(move |_: Sent| {
         count.fetch_add(1, Ordering::Relaxed);
@@ -444,8 +467,9 @@ async fn nobody_is_asked_once_the_time_is_over() {
     let select = shown.clone();
     let config = config().selector(move |_| select.clone()).timeout(LIMIT);
     let mut http = fleet.before(client.clone(), config.clone());
-    let error = http.call(request("GET", "http://greeter/", "")).await;
-    assert_eq!(error.unwrap_err().kind(), CallErrorKind::Late);
+    let answer = http.call(request("GET", "http://greeter/", ""));
+    let error = timeout(2 * LIMIT, answer).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Late);
     assert_eq!(requests.load(Ordering::Relaxed), 1);
     assert_eq!(shown.calls(), (0, 0, 1));
     fleet.memory.set_outage(true);
@@ -498,8 +522,8 @@ async fn a_client_that_is_not_ready_says_nothing_of_the_instance() {
         let config = config().selector(move |_| select.clone());
         let config = config.timeout(LIMIT).attempt_timeout(LIMIT / 10);
         let mut http = fleet.before(Unready(never), config);
-        let error = http.call(request("GET", "http://greeter/", "")).await;
-        let error = error.unwrap_err();
+        let answer = http.call(request("GET", "http://greeter/", ""));
+        let error = timeout(2 * LIMIT, answer).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains("was not asked"), "{error}");
         assert_eq!(shown.calls(), (0, 0, 0));

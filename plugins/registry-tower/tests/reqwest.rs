@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Does, Fleet, config};
+use common::{Does, Fleet, Shown, config};
 use registry_core::RingHash;
 use registry_tower::{CallErrorKind, CallKey, Reqwest};
 
@@ -120,7 +120,23 @@ async fn where_there_is_nobody_that_is_said() {
     let get = http.get("http://127.0.0.1:80/").build().unwrap();
     let error = services.execute(get).await.unwrap_err();
     assert_eq!(error.kind(), CallErrorKind::Invalid, "{error:?}");
-    let nowhere = reqwest::Request::new(reqwest::Method::GET, "data:,text".parse().unwrap());
-    let error = services.execute(nowhere).await.unwrap_err();
-    assert_eq!(error.kind(), CallErrorKind::Invalid, "{error:?}");
+}
+
+#[tokio::test]
+async fn what_reqwest_does_not_send_says_nothing_of_the_instance() {
+    let fleet = Fleet::new();
+    let servers = fleet.servers(1).await;
+    let shown = Shown::default();
+    let select = shown.clone();
+    let builder = reqwest::Client::builder().https_only(true);
+    let http = Reqwest::build(builder).unwrap();
+    let services = fleet.before(http, config().selector(move |_| select.clone()));
+    // `http` takes no URL of this length.
+    let long = format!("http://greeter/{}", "a".repeat(1 << 16));
+    for url in ["http://greeter/", &long] {
+        let get = services.client().get(url).build().unwrap();
+        let error = services.execute(get).await.unwrap_err();
+        assert_eq!(error.kind(), CallErrorKind::Invalid, "{error:?}");
+    }
+    assert_eq!((shown.calls(), servers[0].requests()), ((0, 0, 0), 0));
 }
