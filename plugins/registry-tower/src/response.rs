@@ -14,6 +14,9 @@ use hyper_util::client::legacy;
 use pin_project_lite::pin_project;
 use registry_core::{Outcome, Pick};
 
+/// What hyper's connector says of HTTPS, where it has no TLS; as text only.
+const NO_TLS: &str = "invalid URL, scheme is not http";
+
 /// What came of sending a request to an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
@@ -74,11 +77,9 @@ impl Verdict {
         };
         for error in chain(error) {
             if is_connect(error) {
-                // One that began with no I/O is about the URL, such as that of HTTPS for a client without TLS.
-                return match is_timeout(error) || chain(error).any(<dyn StdError>::is::<io::Error>)
-                {
-                    true => unseen(Outcome::Unreachable),
-                    false => Self::OURS,
+                return match chain(error).any(|error| error.to_string() == NO_TLS) {
+                    true => Self::OURS,
+                    false => unseen(Outcome::Unreachable),
                 };
             }
             if was_never_written(error) {
@@ -281,12 +282,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_client_calls_a_failure_to_connect_is_one_whatever_its_cause() {
+    async fn what_the_client_could_not_connect_to_has_not_seen_it() {
         let client = legacy::Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-        let refused = client.get("https://127.0.0.1:1/".parse().unwrap()).await;
-        let verdict = Verdict::error(&refused.unwrap_err());
+        let dead = tokio::net::TcpSocket::new_v4().unwrap();
+        dead.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = dead.local_addr().unwrap();
+        let error = |url: String| client.get(url.parse().unwrap());
+        let refused = error(format!("http://{address}/")).await.unwrap_err();
+        let verdict = Verdict::error(&refused);
         assert!(verdict.unseen);
         assert_eq!(verdict.outcome, Some(Outcome::Unreachable));
+        let no_tls = error(format!("https://{address}/")).await.unwrap_err();
+        assert_eq!(Verdict::error(&no_tls), Verdict::OURS, "{no_tls:?}");
     }
 
     #[test]
