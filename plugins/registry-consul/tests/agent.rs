@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Agent, eventually, lookup, turns};
+use common::{Agent, eventually, lookup, told, turns};
 use registry_core::{
     Change, ErrorKind, Held, Instance, ReadOptions, Registration, Registry, Renewal, Scope,
     ServiceName, Status, Watcher,
@@ -105,8 +105,7 @@ async fn three_hundred_watches_share_few_connections_and_leave_none() {
     for number in [0, 150, 299] {
         let service = format!("service-{number}");
         writer.register(&registration(&service, "a")).await.unwrap();
-        let told = timeout(Duration::from_secs(2), watches[number].next()).await;
-        let told = told.unwrap().unwrap();
+        let told = told(&mut *watches[number], Duration::from_secs(2)).await;
         assert!(matches!(&told[..], [Change::Upsert(i)] if i.service.as_str() == service));
     }
     // A record that changes beside all checks, as other programs write it.
@@ -114,8 +113,7 @@ async fn three_hundred_watches_share_few_connections_and_leave_none() {
         let record =
             json!({ "ID": "theirs", "Name": "service-200", "Address": "127.0.0.9", "Port": port });
         agent.put("agent/service/register", None, record).await;
-        let told = timeout(Duration::from_secs(7), watches[200].next()).await;
-        let told = told.unwrap().unwrap();
+        let told = told(&mut *watches[200], Duration::from_secs(7)).await;
         assert!(
             matches!(&told[..], [Change::Upsert(i)] if i.address.port() == port),
             "{told:?}"

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Agent, eventually, free_port};
+use common::{Agent, eventually, free_port, told};
 use registry_core::{
     Change, ErrorKind, Instance, ReadOptions, Registration, Registry, ServiceName,
 };
@@ -44,7 +44,7 @@ async fn reads_may_ask_another_data_centre() {
     far.register(&Registration::from(instance.clone()))
         .await
         .unwrap();
-    let told = timeout(LIMIT, watch.next()).await.unwrap().unwrap();
+    let told = told(&mut *watch, LIMIT).await;
     assert_eq!(told, [Change::Upsert(instance.into())]);
     assert_eq!(near.lookup(&web, &elsewhere).await.unwrap().len(), 1);
     let named = near.services(&elsewhere).await.unwrap();

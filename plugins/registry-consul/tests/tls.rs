@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Agent, eventually, free_port};
+use common::{Agent, eventually, free_port, told};
 use registry_consul::{Consul, ConsulConfig};
 use registry_core::{
     Change, ErrorKind, Instance, ReadOptions, Registration, Registry, ServiceName, TlsConfig,
@@ -139,7 +139,7 @@ async fn certificates_are_shown_and_checked() {
         .register(&Registration::new(instance).unwrap())
         .await
         .unwrap();
-    let told = timeout(LIMIT, watches[300].next()).await.unwrap().unwrap();
+    let told = told(&mut *watches[300], LIMIT).await;
     assert!(matches!(told[..], [Change::Upsert(_)]), "{told:?}");
     eventually(LIMIT, "it", async || {
         registry.lookup(&service, &options).await.unwrap().len() == 1

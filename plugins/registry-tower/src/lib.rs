@@ -1,7 +1,8 @@
 //! Plain HTTP over a service registry, for programs on [tower], [hyper] and [reqwest].
 //!
-//! [`Resolve`] stands before a client, made of it or put there by a [`ResolveLayer`], and sends each request to an instance of the service that its URL names: the host
-//! of `http://greeter/path` is a service, and which instance is called is decided anew for each request.
+//! [`Resolve`] stands before a client, where [`new`](Resolve::new) or a [`ResolveLayer`] puts it, and sends each request to
+//! an instance of the service that its URL names: the host of `http://greeter/path` is a service, and which instance is
+//! called is decided anew for each request.
 //!
 //! With `reqwest` 0.13, and the feature of that name:
 //!
@@ -58,7 +59,8 @@
 //! another one. One that an instance may have seen is sent again only where that [is safe](ResolveConfig::idempotent),
 //! within a [budget](ResolveConfig::retry_budget), at most [so often](ResolveConfig::attempts): when the connection
 //! breaks, when the instance is [late](ResolveConfig::attempt_timeout), and when it answers 502, 503 or 504. What was
-//! answered last is what the caller gets.
+//! answered last is what the caller gets. The client must not follow redirects: it does not tell where to it could not
+//! connect, and what one instance has had would go to the next.
 //!
 //! How it went is reported when the answer has ended: 500, 502, 503, 504, 429 and a broken connection are failures of the
 //! instance, with its `Retry-After` in seconds where it says one; every other answer is a success; what the caller

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use registry_consul::{Consul, ConsulConfig};
-use registry_core::{Instance, ReadOptions, Registry, ServiceName, Status};
+use registry_core::{Change, Instance, ReadOptions, Registry, ServiceName, Status, Watcher};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -160,6 +160,19 @@ fn program() -> PathBuf {
     std::env::var_os("XDG_CACHE_HOME")
         .map_or_else(home, PathBuf::from)
         .join("registry-conformance/consul-1.14.4/consul")
+}
+
+/// The next changes that a watch tells, but for that nothing has changed.
+pub(crate) async fn told(watch: &mut dyn Watcher, limit: Duration) -> Vec<Change> {
+    let told = async {
+        loop {
+            let told = watch.next().await.unwrap();
+            if told != [Change::Current] {
+                return told;
+            }
+        }
+    };
+    tokio::time::timeout(limit, told).await.unwrap()
 }
 
 /// A port below those that the system gives to clients.
