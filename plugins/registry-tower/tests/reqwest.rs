@@ -78,19 +78,6 @@ async fn a_timeout_of_the_client_is_told_as_one() {
 }
 
 #[tokio::test]
-async fn https_without_tls_is_no_fault_of_an_instance() {
-    let fleet = Fleet::new();
-    let servers = fleet.servers(2).await;
-    let services = fleet.before(Reqwest::new().unwrap(), config().wait(common::LIMIT));
-    let get = services.client().get("https://greeter/").build().unwrap();
-    let error = services.execute(get).await.unwrap_err();
-    assert_eq!(error.kind(), CallErrorKind::Invalid, "{error:?}");
-    for server in &servers {
-        assert_eq!(server.requests(), 0);
-    }
-}
-
-#[tokio::test]
 async fn requests_with_one_key_stay_together() {
     let fleet = Fleet::new();
     let servers = fleet.servers(3).await;
