@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry_core::{Discovery, Error, ErrorKind, Instance, Registrar, RoundRobin};
+use registry_core::{Discovery, Error, ErrorKind, Instance, Registrar, RoundRobin, Status};
 use registry_tonic::{Channel, ChannelConfig, serve_with_registration};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -16,12 +17,13 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::case::{Case, Outcome};
 use crate::wait::{RECOVERY, SLACK, eventually, within};
-use crate::world::World;
+use crate::world::{World, built};
 
 pub(super) const CASES: &[Case] = &[
     case!(a_server_that_restarts_costs_no_call),
     case!(a_server_that_is_killed_costs_no_idempotent_call),
     case!(where_there_is_nobody_a_call_fails_at_once_or_waits),
+    case!(who_cannot_be_called_costs_no_call),
 ];
 
 /// Servers that end in order, one after the other, and come again at another port cost nobody a call, whatever it does.
@@ -86,6 +88,47 @@ async fn where_there_is_nobody_a_call_fails_at_once_or_waits(world: World) -> Ou
     let waiting = tokio::spawn(async move { call(&patient).await });
     let mut server = Server::start(&world, "a").await?;
     within(world.visible() + RECOVERY, "the answer", waiting).await???;
+    server.end(&world).await
+}
+
+/// Instances that are down, speak something else or accept and say nothing cost nobody a call; alone, they are an error
+/// in time.
+async fn who_cannot_be_called_costs_no_call(world: World) -> Outcome {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let writer = world.client().await?;
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let other = TcpListener::bind("127.0.0.1:0").await?;
+    let at = |id, address| world.instance("web", id).edit().address(address);
+    let mut instances = vec![
+        built(world.instance("web", "down").edit().status(Status::Down)),
+        built(at("silent", silent.local_addr()?)),
+        built(at("other", other.local_addr()?)),
+    ];
+    let other = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = other.accept().await {
+            // Who was connected may be gone.
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    world.register_all(&writer, &instances).await?;
+    let discovery = Discovery::new(world.client().await?);
+    let view = discovery.service(world.service("web")).await?;
+    super::faults::fresh(&view, &instances, world.visible()).await?;
+    let config = ChannelConfig::default().connect_timeout(LIMIT / 4);
+    let channel = channel(&world, &discovery, config.clone().timeout(LIMIT)).await?;
+    let refused = within(LIMIT + SLACK, "a refusal", call(&channel)).await?;
+    let code = refused.err().map(|status| status.code());
+    ensure_eq!(
+        code,
+        Some(tonic::Code::Unavailable),
+        "what is said of nobody who can be called"
+    );
+    let mut server = Server::start(&world, "a").await?;
+    instances.push(server.instance.clone());
+    super::faults::fresh(&view, &instances, world.visible()).await?;
+    let load = Load::start(&world, &discovery, config).await?;
+    load.failed_never().await?;
+    other.abort();
     server.end(&world).await
 }
 
