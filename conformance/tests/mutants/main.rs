@@ -52,7 +52,7 @@ const MUTANTS: &[(Wrong, &str, &str)] = &[
     (Wrong::HidesTheUnhealthy, "health::a_failing_check_shows_until_it_passes", "watch to show 1 instances"),
     (Wrong::HidesTheUnhealthy, "health::what_a_program_reports_of_itself_shows", "watch to show 1 instances"),
     (Wrong::DropsRemovals, "grpc::a_server_that_restarts_costs_no_call", "a fresh view of 2 instances"),
-    (Wrong::HidesTheUnhealthy, "grpc::who_cannot_be_called_costs_no_call", "a fresh view of 3 instances"),
+    (Wrong::HidesTheUnhealthy, "grpc::who_cannot_be_called_costs_no_call", "the removal of an unknown instance"),
     (Wrong::OutageIsEmpty, "faults::an_outage_keeps_the_last_good_set", "view to be stale"),
     (Wrong::BelievesTheEmpty, "faults::a_mass_loss_is_doubted_and_then_believed", "the loss is doubted"),
     (Wrong::ClaimsLess, "limits::capability_is_as_pinned", "what the client claims"),
