@@ -60,6 +60,7 @@ async fn rolling(effort: Effort, driver: Driver, url: &str) -> Result<(), Failur
             let mut all = Calls::default();
             while !over.load(Ordering::Relaxed) {
                 all.add(run(&channel, 4, 40).await);
+                // The servers that restart have the same processors.
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             all

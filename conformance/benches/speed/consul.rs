@@ -181,6 +181,7 @@ async fn held(server: &Consul, url: &str, effort: Effort) -> Result<(), Failure>
     let port = server.server().address().port();
     let before = connections(port)?;
     let idle = Idle::start(connect(url).await?, effort.registrations, 300).await?;
+    // What is counted is what it holds once it has settled.
     tokio::time::sleep(Duration::from_secs(6)).await;
     println!(
         "{} registrations and 300 watches of one process: {} connections",
@@ -189,6 +190,7 @@ async fn held(server: &Consul, url: &str, effort: Effort) -> Result<(), Failure>
     );
     drop(idle);
     let _idle = Idle::start(connect(url).await?, 100, 100).await?;
+    // Its beginning is not what it asks at rest.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = requests(server).await?;
     tokio::time::sleep(Duration::from_secs(effort.idle)).await;

@@ -125,6 +125,7 @@ async fn held(server: &Etcd, url: &str, effort: Effort) -> Result<(), Failure> {
     let before = connections(port)?;
     let streams = server.metric(KEEP_ALIVES).await?;
     let idle = Idle::start(connect(url).await?, effort.registrations, 0).await?;
+    // What is counted is what it holds once it has settled.
     tokio::time::sleep(Duration::from_secs(6)).await;
     println!(
         "{} registrations of one process: {} connections, {} keep-alive streams",
@@ -134,6 +135,7 @@ async fn held(server: &Etcd, url: &str, effort: Effort) -> Result<(), Failure> {
     );
     drop(idle);
     let _idle = Idle::start(connect(url).await?, 100, 100).await?;
+    // Its beginning is not what it asks at rest.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = server.metric("grpc_server_msg_received_total").await?;
     tokio::time::sleep(Duration::from_secs(effort.idle)).await;
